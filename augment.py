@@ -151,11 +151,11 @@ OPERATIONS: dict[str, Callable[[random.Random], dict]] = {
     },
     "crop": _crop,
     "random_noise": lambda rng: {
-        "var": round(rng.uniform(0.003, 0.015), 4),
+        "var": round(rng.uniform(0.002, 0.01), 4),
         "seed": rng.getrandbits(32),
     },
     "overlay_emoji": _emoji,
-    "sharpen": lambda rng: {"factor": round(rng.uniform(2, 6), 2)},
+    "sharpen": lambda rng: {"factor": round(rng.uniform(1.5, 3), 2)},
     "grayscale": lambda rng: {},
 }
 
