@@ -70,7 +70,7 @@ def find_images(folder: str | Path) -> dict[str, list[Path]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder")
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not _hidden(path))
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path))
     if not classes:
         raise ValueError(f"{folder}: expected one folder per class in it, found none")
     return {
@@ -79,7 +79,7 @@ def find_images(folder: str | Path) -> dict[str, list[Path]]:
             for file in path.rglob("*")
             if is_image(file)
             and file.is_file()
-            and not any(map(_hidden, file.relative_to(path).parents))
+            and not any(map(is_hidden, file.relative_to(path).parents))
         )
         for path in classes
     }
@@ -87,10 +87,12 @@ def find_images(folder: str | Path) -> dict[str, list[Path]]:
 
 def is_image(path: str | Path) -> bool:
     """Tell by the name whether a file is one of the data set's images."""
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES and not _hidden(Path(path))
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES and not is_hidden(Path(path))
 
 
-def _hidden(path: Path) -> bool:
+def is_hidden(path: Path) -> bool:
+    """Tell by the name whether a file or folder is none of the user's making."""
+    """Tell whether a file or folder is none of the user's making, by its name."""
     return path.name.startswith(".") or path.name == "__MACOSX"
 
 

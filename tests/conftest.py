@@ -1,0 +1,70 @@
+"""The notebook's own functions, and small image folders to try them on."""
+
+import ast
+import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ["MPLBACKEND"] = "agg"
+
+
+def read_notebook() -> dict:
+    return json.loads((ROOT / "notebook.ipynb").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def notebook():
+    """Everything the notebook defines: its imports, constants, functions and classes, freshly run.
+
+    Statements that do something are left out, so what they would have set is the test's to give.
+    """
+    namespace = {"__name__": "notebook"}
+    for number, cell in enumerate(read_notebook()["cells"]):
+        if cell["cell_type"] == "code":
+            tree = ast.parse("".join(cell["source"]))
+            tree.body = [node for node in tree.body if _defines(node)]
+            exec(compile(tree, f"notebook cell {number}", "exec"), namespace)
+    return SimpleNamespace(globals=namespace, **namespace)
+
+
+def _defines(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Assign):
+        names = [leaf.id for leaf in ast.walk(node.targets[0]) if isinstance(leaf, ast.Name)]
+        return all(name.isupper() for name in names)
+    return isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef)
+
+
+def save_photo(path: Path, seed: int, size: tuple[int, int] = (48, 40), **options) -> Path:
+    """Write an image that no other seed resembles: big random blocks, a little grain."""
+    rng = np.random.default_rng(seed)
+    blocks = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    pixels = np.asarray(blocks.resize(size, Image.Resampling.NEAREST)).astype(int)
+    pixels += rng.integers(-8, 9, pixels.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def pool(tmp_path):
+    """A folder with 20 cats and 15 dogs."""
+    folder = tmp_path / "pool"
+    for i in range(20):
+        save_photo(folder / "cats" / f"cat_{i:02}.jpg", i)
+    for i in range(15):
+        save_photo(folder / "dogs" / f"dog_{i:02}.jpg", 100 + i)
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Return {relative path: bytes} of every file below `folder`."""
+    files = (path for path in Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
