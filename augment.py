@@ -244,7 +244,7 @@ def augment_folder(
     targets = _targets([file.relative_to(source) for file in images], copies)
     jobs = [(source / path, path, output, names, seed) for path, names in targets.items()]
     _check_foreign(output, targets)
-    report = Report(removed=_remove_stale(output, targets))
+    report = Report(removed=_remove_stale(output, targets, alone=step == 1))
     jobs = jobs[first::step]
     workers = min(workers or _cores(), len(jobs) or 1, 61)  # 61: the most that Windows can wait for
     with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
@@ -306,18 +306,22 @@ def _check_foreign(output: Path, targets: dict[Path, list[Path]]) -> None:
             raise ValueError(f"{output / name} was not made by augment.py: move it away first")
 
 
-def _remove_stale(output: Path, targets: dict[Path, list[Path]]) -> int:
-    """Delete this script's own copies and half-written files that `targets` does not name."""
+def _remove_stale(output: Path, targets: dict[Path, list[Path]], alone: bool) -> int:
+    """Delete this script's own copies that `targets` does not name; return their number.
+
+    A run that is `alone` in the folder also sweeps up what a killed one left half-written.
+    """
     expected = {output / name for names in targets.values() for name in names}
-    removed = 0
-    for path in sorted(output.glob("*/**/*_aug*.jpg*")) if output.is_dir() else ():
-        partial = path.name.startswith(".") and path.suffix == PARTIAL
-        if partial or (path not in expected and _origin(path)):
+    if alone:
+        for path in output.rglob(f".*{PARTIAL}"):
             path.unlink()
-            removed += not partial
-            with contextlib.suppress(OSError):  # the last copy leaves no empty class behind
-                path.parent.rmdir()
-    return removed
+    stale = [path for path in output.glob("*/**/*_aug*.jpg") if path not in expected]
+    stale = [path for path in stale if _origin(path)]
+    for path in stale:
+        path.unlink()
+        with contextlib.suppress(OSError):  # the last copy leaves no empty class behind
+            path.parent.rmdir()
+    return len(stale)
 
 
 def _start_worker() -> None:

