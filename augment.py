@@ -107,6 +107,8 @@ def read_image(file: str | Path | io.BytesIO) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 image = ImageOps.exif_transpose(image)
+                if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to white
+                    image = image.convert("I").point(lambda value: value / 256).convert("L")
                 if image.has_transparency_data:
                     rgba = image.convert("RGBA")
                     image = Image.new("RGBA", rgba.size, "white")

@@ -270,3 +270,9 @@ def test_images_are_read_upright_and_transparency_becomes_white(tmp_path):
     assert read_image(path).size == (20, 40)
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert read_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_sixteen_bit_images_keep_their_greys(tmp_path):
+    greys = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(greys).save(tmp_path / "deep.png")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "deep.png"))[..., 0], greys >> 8)
