@@ -174,7 +174,7 @@ def augment_image(image: Image.Image, rng: random.Random) -> tuple[Image.Image, 
     record = []
     for name in rng.sample(list(OPERATIONS), 3):
         parameters = OPERATIONS[name](rng)
-        image = getattr(imaugs, name)(image, **parameters)  # keywords: see AugLy's second position
+        image = getattr(imaugs, name)(image, **parameters)  # the second position is an output path
         if "emoji_path" in parameters:
             emoji = Path(parameters.pop("emoji_path"))
             parameters = {"emoji": f"{emoji.parent.name}/{emoji.stem}"} | parameters

@@ -72,10 +72,11 @@ def test_comparison_pairs_photos_by_repeat_and_counts_each_once(notebook):
     assert (result["n"], result["difference"]) == (2, 0.25)
 
 
-def test_no_photo_in_dispute_is_no_evidence(notebook):
-    same = [True] * 5 + [False] * 5
+def test_no_photo_in_dispute_is_no_evidence_and_no_certainty(notebook):
+    same = [True] * 28
     result = notebook.compare_arms("a", "b", rows_of("a", same) + rows_of("b", same))
     assert (result["difference"], result["p_value"]) == (0, 1)
+    assert -result["low"] == result["high"] == pytest.approx(0.12, abs=0.005)
 
 
 def verdict_on(notebook, a, b, steps=(40, 110)):
@@ -90,7 +91,7 @@ def test_verdict_on_the_originals_figures_is_that_luck_explains_them(notebook):
     assert "`augmented` was right 17 times out of 28 (110 optimiser steps)" in text
     assert "`original` 16 times out of 28 (40 steps)" in text
     assert "+3.6 percentage points" in text
-    assert "does not show that either is better" in text
+    assert "This run does not show that either is better" in text
     assert "6 images that only one of the two gets right, 21.4 points" in text
 
 
