@@ -62,7 +62,7 @@ EMOJI_GROUPS = ("activity", "food_and_drink", "objects", "travel_and_places")
 def find_images(folder: str | Path) -> dict[str, list[Path]]:
     """Return {class: [image files]}, both sorted: one class per folder in `folder`.
 
-    Images are told by their suffix. Hidden files and folders and `__MACOSX` are no part of it.
+    Images are told by their suffix. Hidden ones and `__MACOSX` are no part of it.
 
     Raises:
         ValueError: `folder` is not a folder, or it has no folder in it.
@@ -92,8 +92,7 @@ def is_image(path: str | Path) -> bool:
 
 def is_hidden(path: Path) -> bool:
     """Tell by the name whether a file or folder is none of the user's making."""
-    """Tell whether a file or folder is none of the user's making, by its name."""
-    return path.name.startswith(".") or path.name == "__MACOSX"
+    return path.name.startswith(".") or path.name in ("__MACOSX", "__pycache__")
 
 
 def read_image(file: str | Path | io.BytesIO) -> Image.Image:
@@ -315,8 +314,9 @@ def _remove_stale(output: Path, targets: dict[Path, list[Path]], alone: bool) ->
     """
     expected = {output / name for names in targets.values() for name in names}
     if alone:
-        for path in output.rglob(f".*{PARTIAL}"):
-            path.unlink()
+        for pattern in (f".*_aug*.jpg.*{PARTIAL}", f".manifest.csv.*{PARTIAL}"):
+            for path in output.rglob(pattern):
+                path.unlink()
     stale = [path for path in output.glob("*/**/*_aug*.jpg") if path not in expected]
     stale = [path for path in stale if _origin(path)]
     for path in stale:

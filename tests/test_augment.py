@@ -195,8 +195,11 @@ def test_rerun_follows_changed_sources_seeds_and_copies(pool, tmp_path):
 def test_files_of_others_survive_and_are_never_overwritten(pool, tmp_path):
     output = tmp_path / "out"
     mine = save_photo(output / "cats" / "holiday_aug7.jpg", 1)
+    download = output / ".backup.zip.partial"
+    download.write_text("half a backup")
     augment_folder(pool, output, copies=1)
     assert mine.exists()
+    assert download.exists()
     theirs = save_photo(output / "cats" / "cat_00_aug0.jpg", 2)
     before = theirs.read_bytes()
     with pytest.raises(ValueError, match=r"cat_00_aug0\.jpg was not made by"):

@@ -103,6 +103,18 @@ def test_broken_zip_is_named_and_leaves_nothing(notebook, pool, tmp_path):
     assert not tree(tmp_path / "data")
 
 
+def test_damaged_zip_member_is_named_and_leaves_nothing(notebook, tmp_path):
+    archive = tmp_path / "damaged.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("cats/a.jpg", bytes(range(256)) * 100)
+    data = bytearray(archive.read_bytes())
+    data[60:90] = b"\xff" * 30
+    archive.write_bytes(data)
+    with pytest.raises(notebook.InputError, match=r"damaged\.zip: cannot be unpacked"):
+        notebook.fetch_dataset(str(archive), tmp_path / "data")
+    assert not tree(tmp_path / "data")
+
+
 def test_what_is_no_data_set_is_an_error_and_never_replaced(notebook, tmp_path, monkeypatch):
     with pytest.raises(notebook.InputError, match="dataset = 'holiday pictures': no such folder"):
         notebook.fetch_dataset("holiday pictures", tmp_path)
@@ -211,7 +223,7 @@ def test_class_without_a_readable_image_is_an_error(notebook, pool):
 
 def test_one_class_is_an_error(notebook, pool):
     shutil.rmtree(pool / "dogs")
-    with pytest.raises(notebook.InputError, match="needs two classes"):
+    with pytest.raises(notebook.InputError, match="only one class"):
         notebook.audit_images(notebook.find_subset(pool))
 
 
@@ -287,6 +299,42 @@ def test_ready_made_split_is_used_as_it_is(notebook, pool, tmp_path):
     assert tree(tmp_path / "data" / "test") == tree(ready / "valid")
 
 
+def test_unlabelled_test_folder_gives_way_to_val(notebook, pool, tmp_path):
+    for part in ("train", "val"):
+        shutil.copytree(pool, tmp_path / "ready" / part)
+    save_photo(tmp_path / "ready" / "test" / "1.jpg", 1)
+    assert notebook.find_parts(tmp_path / "ready")["test"].name == "val"
+
+
+@pytest.mark.parametrize("names", [("training_set", "test_set"), ("seg_train", "seg_test")])
+@pytest.mark.parametrize("deeper", ["", "inner"])
+def test_split_under_other_names_is_not_taken_for_classes(notebook, pool, tmp_path, names, deeper):
+    for name in names:
+        shutil.copytree(pool, tmp_path / "odd" / name / deeper)
+    with pytest.raises(notebook.InputError, match="look like the parts of a split"):
+        notebook.audit_images(tmp_path / "odd")
+
+
+def test_class_called_train_is_a_class(notebook, tmp_path):
+    for number, kind in enumerate(("cars", "trains")):
+        for i in range(5):
+            save_photo(tmp_path / "wheels" / kind / f"{i}.png", 10 * number + i)
+    assert not notebook.audit_images(tmp_path / "wheels").ready_made
+
+
+def test_class_that_is_all_twins_cannot_be_split(notebook, pool, tmp_path):
+    for i in range(6):
+        save_photo(pool / "burst" / f"{i}.jpg", 77, quality=60 + 5 * i)
+    with pytest.raises(notebook.InputError, match="one side of the split only"):
+        notebook.split_dataset(pool, tmp_path / "data")
+
+
+def test_data_dir_inside_the_data_set_is_refused(notebook, pool):
+    for data_dir in (pool, pool / "data"):
+        with pytest.raises(notebook.InputError, match="must not lie in the data set"):
+            notebook.split_dataset(pool, data_dir)
+
+
 def test_second_split_copies_nothing(notebook, pool, tmp_path):
     data = tmp_path / "data"
     notebook.split_dataset(pool, data)
@@ -300,16 +348,20 @@ def test_switching_data_sets_never_mixes_them_and_deletes_no_file_of_others(
 ):
     data = tmp_path / "data"
     notebook.split_dataset(pool, data)
-    note = data / "train" / "notes.txt"
+    note = data / "train" / "dogs" / "notes.txt"
     note.write_text("mine")
+    (data / "test" / "dogs" / ".DS_Store").write_text("the Finder was here")
     other = tmp_path / "insects"
     for i in range(6):
         save_photo(other / "ants" / f"{i}.png", 300 + i)
         save_photo(other / "cats" / f"cat_{i:02}.jpg", 400 + i)
     notebook.split_dataset(other, data)
     split = split_of(data)
-    assert split["train"] - {"notes.txt"} | split["test"] == set(tree(other))
-    assert list(notebook.count_images(data / "train")) == ["ants", "cats"]
+    left = {"dogs/notes.txt", "dogs/.DS_Store"}
+    assert split["train"] | split["test"] == set(tree(other)) | left
+    for part in ("train", "test"):
+        assert list(notebook.count_images(data / part)) == ["ants", "cats"]
+    notebook.make_copies(data, 1, 0)
     assert note.read_text() == "mine"
 
 

@@ -1,8 +1,11 @@
 """Intervals, the comparison of arms, and the sentence that is made of them."""
 
+import hashlib
 import itertools
 
+import numpy as np
 import pytest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 
 def rows_of(arm, right, seed=42):
@@ -50,6 +53,49 @@ def test_summary_of_three_classes_is_the_bootstrapped_macro_average(notebook):
     summary = notebook.summarize([run, run], rows, ["ants", "bees", "wasps"])
     for name in run:
         assert 0.6 < summary[name]["low"] < 0.85 < summary[name]["high"] < 1
+
+
+def test_means_lie_within_their_intervals_even_of_networks_that_say_one_class(notebook):
+    rows, runs = [], []
+    for seed, said in enumerate(["cats", "cats", "cats", "dogs", "dogs"]):
+        for i in range(28):
+            rows.append(("a", seed, f"{seed}/{i}", "dogs" if i < 14 else "cats", said, 0.9))
+        dogs = said == "dogs"
+        runs.append(
+            {"precision": dogs / 2, "recall": float(dogs), "f1": dogs * 2 / 3, "accuracy": 0.5}
+        )
+    for name, figures in notebook.summarize(runs, rows, ["cats", "dogs"]).items():
+        assert figures["low"] <= figures["mean"] <= figures["high"], name
+
+
+def test_photo_tested_in_every_repeat_counts_once(notebook):
+    runs = [{"precision": 0.5, "recall": 0.5, "f1": 0.5, "accuracy": 0.5}] * 5
+    once = [("a", 0, f"{i}", "dogs", ("dogs", "cats")[i % 2], 0.9) for i in range(28)]
+    rows = [(arm, seed, *rest) for seed in range(5) for arm, _, *rest in once]
+    accuracy = notebook.summarize(runs, rows, ["cats", "dogs"])["accuracy"]
+    assert (accuracy["low"], accuracy["high"]) == notebook.wilson(14, 28)
+
+
+def test_averages_are_scikit_learns(notebook):
+    rng = np.random.default_rng(0)
+    for count in (2, 4):
+        labels, guesses = rng.integers(count, size=(2, 50))
+        guesses[guesses == 0] = 1  # class 0 is never said
+        average = "binary" if count == 2 else "macro"
+        expected = precision_recall_fscore_support(
+            labels, guesses, average=average, zero_division=0
+        )
+        assert notebook.averages(confusion_matrix(labels, guesses)) == pytest.approx(expected[:3])
+
+
+def test_published_figures_stand_beside_the_originals_photos_only(notebook):
+    hashes = {"cats/b.jpg": "22", "cats/a.jpg": "11"}
+    text = b'[["cats/a.jpg", "11"], ["cats/b.jpg", "22"]]'
+    assert notebook.published_results(hashes) == {}
+    notebook.globals["ORIGINAL_POOL"] = hashlib.sha256(text).hexdigest()[:16]
+    assert notebook.published_results(hashes) == notebook.PUBLISHED
+    assert notebook.PUBLISHED["original"][1:] == (0.5714, 0.5714, 0.5714, 0.5714)
+    assert notebook.PUBLISHED["augmented"][1:] == (0.5789, 0.7857, 0.6667, 0.6071)
 
 
 def test_comparison_is_mcnemars_test_on_the_photos_that_only_one_got_right(notebook):

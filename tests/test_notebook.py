@@ -85,7 +85,7 @@ def test_every_figure_can_be_recounted_from_the_predictions(metrics, predictions
         for name, summary in entry["summary"].items():
             mean = sum(run[name] for run in entry["runs"]) / 2
             assert summary["mean"] == pytest.approx(mean)
-            assert summary["low"] <= summary["high"]
+            assert summary["low"] <= mean <= summary["high"], (arm, name)
 
 
 def test_matched_arm_takes_the_augmented_arms_steps(metrics):
@@ -123,7 +123,9 @@ def test_output_says_that_these_are_drawings_and_shows_one_line_per_arm(run):
 def test_bad_parameter_stops_the_run_with_one_line(tmp_path):
     done = execute(tmp_path, COPIES="none")
     assert done.returncode != 0
-    assert "InputError: copies = 'none': must be a whole number" in done.stderr
+    last = done.stderr.rstrip().splitlines()[-1]
+    assert last == "InputError: copies = 'none': must be a whole number from 1 to 1000"
+    assert "---->" not in done.stderr  # no frames of a traceback
     assert not tree(tmp_path)
 
 
@@ -184,6 +186,13 @@ def test_stored_notebook_shows_the_default_experiment():
     ):
         assert line in text
     assert re.findall(r"(\d+)/\1 steps", text) == ["40", "110"]
+
+
+def test_both_stored_networks_clearly_beat_chance_on_the_drawings():
+    text = output_text(read_notebook()["cells"])
+    for arm in ("original", "augmented"):
+        (low,) = re.findall(rf"\| {arm} \| \d+ .* [\d.]+ \[([\d.]+), [\d.]+\] \|\n", text + "\n")
+        assert float(low) > 0.5
 
 
 def test_ruff_finds_nothing():

@@ -213,6 +213,15 @@ def test_heat_map_has_the_images_size_and_no_negative_heat(notebook):
     assert heat.min() >= 0
 
 
+@pytest.mark.parametrize(("drawn", "note"), [(True, "(from drawings, not photos)"), (False, "")])
+def test_every_figure_says_when_it_shows_drawings(notebook, tmp_path, drawn, note):
+    notebook.globals.update(results_path=tmp_path, drawn=drawn)
+    figure = notebook.plt.figure()
+    notebook.save_figure(figure, "Loss", "loss")
+    assert figure.get_suptitle() == f"Loss  {note}".strip()
+    assert (tmp_path / "loss.png").exists()
+
+
 def test_predict_names_a_class_for_any_image_file(notebook, tmp_path):
     model = notebook.initialize_model(3, 0)
     notebook.save_checkpoint(tmp_path / "a.pt", model, ["x", "y", "z"], 64)
