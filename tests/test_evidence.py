@@ -68,6 +68,20 @@ def test_means_lie_within_their_intervals_even_of_networks_that_say_one_class(no
         assert figures["low"] <= figures["mean"] <= figures["high"], name
 
 
+def test_networks_that_always_say_the_same_give_no_false_certainty(notebook):
+    rows = [
+        ("a", seed, f"{seed}/{i}", "dogs" if i < 14 else "cats", said, 0.9)
+        for seed, said in enumerate(["cats", "dogs"])
+        for i in range(28)
+    ]
+    runs = [
+        {"precision": share, "recall": 2 * share, "f1": share, "accuracy": 0.5}
+        for share in (0, 0.5)
+    ]
+    recall = notebook.summarize(runs, rows, ["cats", "dogs"])["recall"]
+    assert recall["low"] < 0.4 < recall["mean"] < 0.6 < recall["high"]
+
+
 def test_photo_tested_in_every_repeat_counts_once(notebook):
     runs = [{"precision": 0.5, "recall": 0.5, "f1": 0.5, "accuracy": 0.5}] * 5
     once = [("a", 0, f"{i}", "dogs", ("dogs", "cats")[i % 2], 0.9) for i in range(28)]
