@@ -1,12 +1,15 @@
 """Model, loader, training loop, evaluation: the notebook's own functions at small size."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
-from conftest import save_photo
+from conftest import save_photo, tree
 from torch import nn
+from torchvision.models import resnet50
 
 
 @pytest.fixture
@@ -64,18 +67,19 @@ def test_all_arms_start_from_the_same_random_weights(notebook):
 def test_every_arm_of_a_run_gets_those_weights(small, pool, tmp_path, monkeypatch):
     starts = []
 
-    def no_training(model, loader, *arguments):
+    def no_training(model, loader, **options):
         starts.append({name: value.clone() for name, value in model.state_dict().items()})
         return [0.0]
 
     monkeypatch.setitem(small.globals, "train_model", no_training)
     small.split_dataset(pool, tmp_path / "data")
     small.make_copies(tmp_path / "data", 1, 0)
-    config = SimpleNamespace(
-        image_size=32, batch_size=8, num_epochs=1, learning_rate=0.001, device="cpu"
-    )
+    config = SimpleNamespace(copies=1, batch_size=8, num_epochs=1, learning_rate=0.001)
+    config.device = "cpu"
+    parts = ("train", "train_aug", "test")
+    images = {part: small.DecodedImages(tmp_path / "data" / part, 32) for part in parts}
     for arm in small.ARMS:
-        small.run_arm(arm, tmp_path / "data", 5, config)
+        small.run_arm(arm, images, 5, config)
     assert len(starts) == 3
     for name, value in starts[0].items():
         assert all(torch.equal(start[name], value) for start in starts)
@@ -108,6 +112,33 @@ def test_loader_ignores_hidden_folders(notebook, shades):
     assert notebook.load_dataset(shades).dataset.classes == ["a", "b"]
 
 
+def test_decoded_images_are_not_decoded_again(notebook, shades, monkeypatch):
+    images = notebook.DecodedImages(shades, 16)
+    monkeypatch.setitem(notebook.globals, "decode_image", None)
+    first, second = (notebook.load_dataset(images, batch_size=n) for n in (3, 7))
+    assert first.dataset is second.dataset is images
+    assert torch.equal(torch.cat([batch for batch, _ in first]), next(iter(second))[0])
+
+
+def test_images_beyond_the_share_of_memory_are_mapped_from_disk_and_leave_no_file(
+    notebook, shades, monkeypatch
+):
+    resident = notebook.DecodedImages(shades, 16)
+    monkeypatch.setitem(notebook.globals, "room_on", lambda device: 7 * 16 * 16 * 3 - 1)
+    before = tree(shades.parent)
+    assert isinstance(notebook.allocate((7, 16, 16, 3), shades.parent), np.memmap)
+    mapped = notebook.DecodedImages(shades, 16)
+    assert torch.equal(mapped.images, resident.images)
+    assert torch.equal(mapped[[6, 0]][0], resident[[6, 0]][0])
+    assert tree(shades.parent) == before
+    with pytest.raises(notebook.InputError, match="for decoded images are not free there"):
+        notebook.allocate((10**9, 10**6), shades.parent)
+
+
+def test_share_of_memory_is_a_quarter_of_what_is_free(notebook):
+    assert notebook.room_on("cpu") == pytest.approx(psutil.virtual_memory().available / 4, rel=0.05)
+
+
 def test_images_are_normalised_with_imagenets_mean_and_deviation(notebook):
     images = torch.full((1, 3, 4, 4), 255, dtype=torch.uint8)
     ready = notebook.to_device(images, torch.device("cpu"))
@@ -115,6 +146,86 @@ def test_images_are_normalised_with_imagenets_mean_and_deviation(notebook):
         (1 - m) / s for m, s in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
     ]
     assert ready[0, :, 0, 0].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_batches_stay_channels_last_all_the_way_to_the_network(notebook, shades):
+    images, _ = next(iter(notebook.load_dataset(shades, 16, 3)))
+    for batch in (images, notebook.to_device(images, torch.device("cpu"))):
+        assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((6, 1), "float32"), ((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")],
+)
+def test_precision_on_a_gpu_follows_its_generation(notebook, monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert notebook.precision(torch.device("cuda")) == getattr(torch, expected)
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": True}, "bfloat16"),
+        ({"avx512_f": True, "avx2": True}, "float32"),  # would only emulate bfloat16
+        ({}, "float32"),
+    ],
+)
+def test_precision_on_a_cpu_follows_its_instructions(notebook, monkeypatch, features, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
+    assert notebook.precision(torch.device("cpu")) == getattr(torch, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_learns_what_full_precision_learns(small, shades, monkeypatch, dtype):
+    def train(precision):
+        monkeypatch.setitem(small.globals, "precision", lambda device: precision)
+        model = small.initialize_model(2, 0)
+        losses = small.train_model(model, small.load_dataset(shades, 16, 3, True), 20, 0.05)
+        return losses, model.fc.weight.dtype
+
+    (low, kept), (full, _) = train(dtype), train(torch.float32)
+    assert kept == torch.float32  # the weights themselves
+    assert low != full
+    assert low == pytest.approx(full, abs=0.05)
+
+
+def test_fast_path_strays_from_the_plain_loop_less_than_another_seed_does(
+    notebook, pool, monkeypatch
+):
+    images = notebook.DecodedImages(pool, 32)
+
+    def fast(seed):  # an epoch is one batch: its loss is the batch's
+        model = notebook.initialize_model(2, seed)
+        return notebook.train_model(model, notebook.load_dataset(images, batch_size=35), 4)
+
+    def plain(seed):
+        torch.manual_seed(seed)
+        model = resnet50(weights=None)
+        model.fc = nn.Linear(2048, 2)
+        optimizer, losses = torch.optim.Adam(model.parameters(), lr=0.001), []
+        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+        for _ in range(4):
+            loss = nn.functional.cross_entropy(
+                model((images.images / 255 - mean) / std), images.labels
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    def distance(one, other):
+        return np.abs(np.subtract(one, other)).mean()
+
+    curves = [plain(seed) for seed in range(3)]
+    monkeypatch.setitem(notebook.globals, "precision", lambda device: torch.float32)
+    assert fast(0)[0] == pytest.approx(curves[0][0], abs=1e-5)
+    monkeypatch.setitem(notebook.globals, "precision", lambda device: torch.bfloat16)
+    same_seed = [distance(fast(seed), curves[seed]) for seed in range(3)]
+    other_seed = [distance(one, other) for one, other in itertools.combinations(curves, 2)]
+    assert np.mean(same_seed) < np.mean(other_seed)
 
 
 def test_training_learns_and_reports_the_mean_loss_of_each_epoch(small, shades):
