@@ -15,6 +15,7 @@ out of date, even after a kill, and removes only stale copies of its own.
 import argparse
 import contextlib
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -132,10 +133,14 @@ def _crop(rng: random.Random) -> dict:
     return {"x1": round(x1, 3), "y1": round(y1, 3), "x2": round(x1 + x, 3), "y2": round(y1 + y, 3)}
 
 
+@functools.cache
+def _emojis(group: str) -> list[Path]:
+    return sorted(Path(EMOJI_DIR, group).glob("*.png"))
+
+
 def _emoji(rng: random.Random) -> dict:
-    folder = Path(EMOJI_DIR) / rng.choice(EMOJI_GROUPS)
     return {
-        "emoji_path": str(rng.choice(sorted(folder.glob("*.png")))),
+        "emoji_path": str(rng.choice(_emojis(rng.choice(EMOJI_GROUPS)))),
         "emoji_size": round(rng.uniform(0.12, 0.3), 3),
         "x_pos": round(rng.uniform(0, 0.7), 3),
         "y_pos": round(rng.uniform(0, 0.7), 3),

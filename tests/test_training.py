@@ -218,7 +218,7 @@ def test_in_float32_the_loop_does_what_the_plain_tutorial_loop_does(notebook, po
         loss.backward()
         optimizer.step()
         plain.append(loss.item())
-    assert losses == pytest.approx(plain, abs=0.01)
+    assert losses == pytest.approx(plain, abs=0.03)
     assert plain[0] - plain[2] > 0.1
 
 
