@@ -2,6 +2,7 @@
 
 import ast
 import json
+import linecache
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,10 @@ def read_notebook() -> dict:
 
 @pytest.fixture
 def notebook():
+    return define_notebook()
+
+
+def define_notebook() -> SimpleNamespace:
     """Everything the notebook defines: its imports, constants, functions and classes, freshly run.
 
     Statements that do something are left out, so what they would have set is the test's to give.
@@ -29,9 +34,11 @@ def notebook():
     namespace = {"__name__": "notebook"}
     for number, cell in enumerate(read_notebook()["cells"]):
         if cell["cell_type"] == "code":
-            tree = ast.parse("".join(cell["source"]))
+            source, name = "".join(cell["source"]), f"notebook cell {number}"
+            linecache.cache[name] = len(source), None, source.splitlines(True), name
+            tree = ast.parse(source)
             tree.body = [node for node in tree.body if _defines(node)]
-            exec(compile(tree, f"notebook cell {number}", "exec"), namespace)
+            exec(compile(tree, name, "exec"), namespace)
     return SimpleNamespace(globals=namespace, **namespace)
 
 

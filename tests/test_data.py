@@ -29,7 +29,7 @@ def check(notebook):
         "dataset": DEFAULT, "subset": None, "data_dir": "data", "results_dir": "results",
         "train_ratio": 0.8, "copies": 3, "image_size": 224, "batch_size": 32, "num_epochs": 10,
         "learning_rate": 0.001, "arms": "original,augmented", "repeats": 1, "seed": 42,
-        "device": "auto",
+        "device": "auto", "drop_twins": True,
     }  # fmt: skip
     return lambda **environ: notebook.check_parameters(defaults, environ)
 
@@ -46,6 +46,8 @@ def test_environment_variables_override(check):
     config = check(NUM_EPOCHS="2", LEARNING_RATE="1e-4", ARMS="augmented, original_matched")
     assert (config.num_epochs, config.learning_rate) == (2, 1e-4)
     assert config.arms == "augmented,original_matched"
+    assert check().drop_twins is True
+    assert [check(DROP_TWINS=value).drop_twins for value in ("no", "False", "1")] == [0, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,8 @@ def test_environment_variables_override(check):
         ("BATCH_SIZE", "1"), ("NUM_EPOCHS", ""), ("LEARNING_RATE", "nan"), ("LEARNING_RATE", "0"),
         ("TRAIN_RATIO", "1"), ("TRAIN_RATIO", "80"), ("ARMS", ""), ("ARMS", "original,other"),
         ("ARMS", "original,original"), ("REPEATS", "0"), ("SEED", "-1"), ("SEED", "x"),
-        ("DEVICE", "abacus"), ("DEVICE", ""), ("DATASET", ""), ("DATA_DIR", ""),
+        ("DROP_TWINS", "perhaps"), ("DEVICE", "abacus"), ("DEVICE", ""), ("DATASET", ""),
+        ("DATA_DIR", ""),
     ],
 )  # fmt: skip
 def test_unusable_value_is_named_with_what_is_allowed(check, notebook, name, value):
@@ -214,6 +217,19 @@ def test_twins_are_found_recompressed_and_resized_but_not_imagined(notebook, poo
     assert found == {frozenset((a, b)) for a in names for b in names if a != b}
 
 
+def test_mirrored_twin_is_found(notebook, pool):
+    with Image.open(pool / "cats" / "cat_00.jpg") as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(pool / "cats" / "mirror.jpg")
+    assert notebook.audit_images(pool).twins == [("cats/cat_00.jpg", "cats/mirror.jpg")]
+
+
+def test_alike_hashes_of_different_pictures_make_no_twins(notebook):
+    ramp = np.tile(np.linspace(0, 255, 32), (32, 1)).astype(np.uint8)
+    faint = (ramp / 8 + 100).astype(np.uint8)  # the same signs of its frequencies, other pixels
+    assert notebook.find_twins([ramp, faint]) == []
+    assert notebook.find_twins([ramp, faint, ramp[:, ::-1]]) == [(0, 2)]
+
+
 def test_class_without_a_readable_image_is_an_error(notebook, pool):
     for path in pool.glob("dogs/*"):
         path.write_bytes(b"")
@@ -297,6 +313,38 @@ def test_ready_made_split_is_used_as_it_is(notebook, pool, tmp_path):
     notebook.split_dataset(ready, tmp_path / "data")
     assert tree(tmp_path / "data" / "train") == tree(ready / "Train")
     assert tree(tmp_path / "data" / "test") == tree(ready / "valid")
+
+
+@pytest.fixture
+def leaky(pool, tmp_path):
+    """A ready-made split with two training photos that show what a test photo shows."""
+    shutil.copytree(pool, tmp_path / "leaky" / "train")
+    for i in range(3):
+        save_photo(tmp_path / "leaky" / "test" / "cats" / f"{i}.jpg", 700 + i)
+        save_photo(tmp_path / "leaky" / "test" / "dogs" / f"{i}.jpg", 800 + i)
+    with Image.open(tmp_path / "leaky" / "test" / "cats" / "0.jpg") as image:
+        image.save(tmp_path / "leaky" / "train" / "cats" / "leak.jpg", quality=60)
+        image.resize((96, 80)).save(tmp_path / "leaky" / "train" / "cats" / "leak.png")
+    return tmp_path / "leaky"
+
+
+def test_twins_of_test_photos_are_left_out_of_a_ready_made_train(notebook, leaky, tmp_path):
+    notebook.split_dataset(leaky, tmp_path / "data")
+    everything = {part: set(tree(leaky / part)) for part in ("train", "test")}
+    everything["train"] -= {"cats/leak.jpg", "cats/leak.png"}
+    assert split_of(tmp_path / "data") == everything
+
+
+def test_twins_stay_where_the_user_says_so(notebook, leaky, tmp_path):
+    notebook.split_dataset(leaky, tmp_path / "data", drop_twins=False)
+    assert split_of(tmp_path / "data")["train"] == set(tree(leaky / "train"))
+
+
+def test_training_class_that_is_all_twins_of_test_photos_is_an_error(notebook, leaky, tmp_path):
+    shutil.rmtree(leaky / "train" / "cats")
+    shutil.copytree(leaky / "test" / "cats", leaky / "train" / "cats")
+    with pytest.raises(notebook.InputError, match="one side of the split only"):
+        notebook.split_dataset(leaky, tmp_path / "data")
 
 
 def test_unlabelled_test_folder_gives_way_to_val(notebook, pool, tmp_path):

@@ -1,13 +1,19 @@
 """Model, loader, training loop, evaluation: the notebook's own functions at small size."""
 
+import inspect
 import itertools
+import pickle
+import signal
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import save_photo, tree
+from conftest import ROOT, save_photo, tree
 from torch import nn
 from torchvision.models import resnet50
 
@@ -298,6 +304,184 @@ def test_prediction_rows_name_photo_label_guess_and_its_probability(notebook, sh
     rows = notebook.prediction_rows("original", 42, loader.dataset, scores)
     assert rows[2][:5] == ("original", 42, "a/200.png", "a", "b")
     assert rows[2][5] == pytest.approx(scores["probabilities"][2, 1], abs=1e-6)
+
+
+# ---- stopping and going on
+
+
+@pytest.fixture
+def checkpoint(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(small.globals, "CHECKPOINT_SECONDS", 0)
+    return lambda key="this": small.Checkpoint(tmp_path / "state.pt", key)
+
+
+class Killed(BaseException):
+    """Stands for whatever ends a run."""
+
+
+def train(small, shades, checkpoint, kill_at=None, max_steps=None):
+    """Train six epochs of three batches; return losses, weights and the steps that were taken."""
+    steps = []
+
+    def progress(done, total, losses):
+        steps.append(done)
+        if done == kill_at:
+            raise Killed
+
+    model = small.initialize_model(2, 1)
+    loader = small.load_dataset(shades, 16, 3, shuffle=True, seed=1)
+    options = {"max_steps": max_steps, "progress": progress, "checkpoint": checkpoint}
+    losses = small.train_model(model, loader, 6, 0.01, **options)
+    return losses, model.state_dict(), steps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(("kill_at", "next_step"), [(2, 1), (4, 4), (11, 10), (17, 16)])
+def test_stopped_training_goes_on_from_the_last_epoch_and_ends_the_same(
+    small, shades, checkpoint, monkeypatch, kill_at, next_step, dtype
+):
+    monkeypatch.setitem(small.globals, "precision", lambda device: dtype)
+    expected, weights, _ = train(small, shades, None)
+    with pytest.raises(Killed):
+        train(small, shades, checkpoint(), kill_at)
+    losses, again, steps = train(small, shades, checkpoint())
+    assert steps[0] == next_step
+    assert losses == expected
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_step_matched_arm_goes_on_as_well(small, shades, checkpoint):
+    expected, weights, _ = train(small, shades, None, max_steps=8)
+    with pytest.raises(Killed):
+        train(small, shades, checkpoint(), 7, max_steps=8)
+    losses, again, steps = train(small, shades, checkpoint(), max_steps=8)
+    assert (losses, steps[0]) == (expected, 7)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+@pytest.mark.parametrize("damage", ["other key", "half a file", "no file", "pickle"])
+def test_checkpoint_that_does_not_fit_is_not_used(small, shades, checkpoint, tmp_path, damage):
+    with pytest.raises(Killed):
+        train(small, shades, checkpoint(), 11)
+    path = tmp_path / "state.pt"
+    if damage == "half a file":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "no file":
+        path.unlink()
+    elif damage == "pickle":
+        path.write_bytes(pickle.dumps({"key": "this", "run": print}))
+    _, _, steps = train(small, shades, checkpoint("other" if damage == "other key" else "this"))
+    assert steps[0] == 1
+
+
+def test_checkpoint_is_not_written_more_often_than_every_few_seconds(small, shades, tmp_path):
+    train(small, shades, small.Checkpoint(tmp_path / "state.pt", "this"))
+    assert not (tmp_path / "state.pt").exists()
+
+
+@pytest.fixture
+def experiment(small, pool, tmp_path):
+    """Globals of the run loop at small size; call it for a fresh start, as after a kill."""
+    data, results = tmp_path / "data", tmp_path / "results"
+    results.mkdir()
+    small.split_dataset(pool, data)
+    small.make_copies(data, 1, 7)
+
+    def start(**settings):
+        config = {"seed": 7, "copies": 1, "image_size": 32, "batch_size": 8, "num_epochs": 2}
+        config = SimpleNamespace(**config | {"learning_rate": 0.01, "device": "cpu"} | settings)
+        small.globals.update(config=config, results_path=results, classes=["cats", "dogs"])
+        small.globals.update(metrics={"environment": {"torch": "1"}}, models={}, data_path=data)
+        images = {part: small.DecodedImages(data / part, 32) for part in ("train", "test")}
+        result = small.train_or_recall("original", images, 7, data)
+        return result, small.globals["models"]["original"].state_dict()
+
+    return start
+
+
+def test_finished_run_is_recalled_and_not_trained_again(small, experiment, monkeypatch, tmp_path):
+    (run, rows), weights = experiment()
+    monkeypatch.setitem(small.globals, "Checkpoint", None)  # nothing can be trained
+    (run_again, rows_again), weights_again = experiment()
+    assert (run_again, list(rows_again)) == (run, rows)
+    assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
+    assert not list(tmp_path.glob("results/runs/*.pt"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_epochs": 3}, {"learning_rate": 0.02}, {"batch_size": 4}, "network", "data"]
+)
+def test_run_of_other_settings_or_data_or_without_its_network_is_trained_again(
+    small, experiment, monkeypatch, tmp_path, change
+):
+    experiment()
+    trained = []
+    whole = small.train_model
+    monkeypatch.setitem(
+        small.globals, "train_model", lambda *a, **b: trained.append(1) or whole(*a, **b)
+    )
+    monkeypatch.setattr(inspect, "getsource", lambda function: "the same code")
+    experiment()
+    trained.clear()
+    if change == "network":
+        (tmp_path / "results" / "original.pt").unlink()
+    elif change == "data":
+        memory = tmp_path / "data" / "split.json"
+        memory.write_text(memory.read_text() + " ")
+    experiment(**change if isinstance(change, dict) else {})
+    assert trained
+
+
+def test_fingerprint_follows_the_code(small, experiment, monkeypatch):
+    experiment()
+    config, folder = small.globals["config"], small.globals["data_path"]
+    before = small.fingerprint("original", 7, folder, config, {})
+    assert before == small.fingerprint("original", 7, folder, config, {})
+    changed = lambda model, loader: None  # noqa: E731
+    monkeypatch.setitem(small.globals, "train_model", changed)
+    assert before != small.fingerprint("original", 7, folder, config, {})
+
+
+KILLED_RUN = """
+import sys, torch
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from conftest import define_notebook
+from test_training import TinyNet
+small = define_notebook()
+small.globals["resnet50"] = lambda weights: TinyNet()
+small.globals["CHECKPOINT_SECONDS"] = 0
+loader = small.load_dataset(Path({images!r}), 16, 3, shuffle=True, seed=1)
+model = small.initialize_model(2, 1)
+small.train_model(model, loader, 150, 0.01, checkpoint=small.Checkpoint(Path({state!r}), "key"))
+torch.save(model.state_dict(), {final!r})
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+def test_run_killed_in_mid_training_ends_with_the_weights_of_one_that_was_not(shades, tmp_path):
+    def start(state, final):
+        paths = [str(ROOT / "tests"), str(ROOT)]
+        code = KILLED_RUN.format(
+            paths=paths, images=str(shades), state=str(tmp_path / state), final=str(final)
+        )
+        return subprocess.Popen([sys.executable, "-c", code])
+
+    killed, whole = tmp_path / "killed.pt", tmp_path / "whole.pt"
+    run = start("a.pt", killed)
+    while not (tmp_path / "a.pt").exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.1)
+    run.kill()
+    assert run.wait() == -signal.SIGKILL
+    assert not killed.exists()
+    assert 0 < len(torch.load(tmp_path / "a.pt", weights_only=True)["losses"]) < 150
+    runs = [start("a.pt", killed), start("b.pt", whole)]
+    assert [run.wait() for run in runs] == [0, 0]
+    weights, expected = (torch.load(path, weights_only=True) for path in (killed, whole))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_checkpoint_loads_without_running_code(small, tmp_path):
