@@ -329,7 +329,8 @@ def leaky(pool, tmp_path):
 
 
 def test_twins_of_test_photos_are_left_out_of_a_ready_made_train(notebook, leaky, tmp_path):
-    notebook.split_dataset(leaky, tmp_path / "data")
+    dropped = notebook.split_dataset(leaky, tmp_path / "data")
+    assert dropped == ["train/cats/leak.jpg", "train/cats/leak.png"]
     everything = {part: set(tree(leaky / part)) for part in ("train", "test")}
     everything["train"] -= {"cats/leak.jpg", "cats/leak.png"}
     assert split_of(tmp_path / "data") == everything
