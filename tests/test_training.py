@@ -494,15 +494,6 @@ def test_checkpoint_loads_without_running_code(small, tmp_path):
     assert torch.equal(again.fc.weight, model.fc.weight)
 
 
-def test_heat_map_has_the_images_size_and_no_negative_heat(notebook):
-    model = notebook.initialize_model(2, 0)
-    image = torch.randint(0, 256, (3, 96, 64), dtype=torch.uint8)
-    heat = notebook.heat_map(model, image, 1)
-    assert heat.shape == (96, 64)
-    assert np.isfinite(heat).all()
-    assert heat.min() >= 0
-
-
 @pytest.mark.parametrize(("drawn", "note"), [(True, "(from drawings, not photos)"), (False, "")])
 def test_every_figure_says_when_it_shows_drawings(notebook, tmp_path, drawn, note):
     notebook.globals.update(results_path=tmp_path, drawn=drawn)
@@ -510,14 +501,3 @@ def test_every_figure_says_when_it_shows_drawings(notebook, tmp_path, drawn, not
     notebook.save_figure(figure, "Loss", "loss")
     assert figure.get_suptitle() == f"Loss  {note}".strip()
     assert (tmp_path / "loss.png").exists()
-
-
-def test_predict_names_a_class_for_any_image_file(notebook, tmp_path):
-    model = notebook.initialize_model(3, 0)
-    notebook.save_checkpoint(tmp_path / "a.pt", model, ["x", "y", "z"], 64)
-    photo = save_photo(tmp_path / "mine.png", 1, size=(90, 70))
-    notebook.globals.update(results_path=tmp_path, drawn=False)
-    label, probability = notebook.predict(photo, tmp_path / "a.pt")
-    expected = notebook.classify(model, notebook.decode_image(photo, 64))
-    assert (label, probability) == (["x", "y", "z"][expected[0]], expected[1])
-    assert (tmp_path / "predict.png").exists()
