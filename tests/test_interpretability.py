@@ -154,6 +154,13 @@ def test_rank_correlation_as_worked_out_by_hand(notebook):
     assert np.isnan(notebook.rank_correlations(a, b)[3])
 
 
+def test_rounding_errors_have_no_ranks(notebook):
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    a, b = (notebook.heat_maps(notebook.initialize_model(2, k), images, [0] * 4) for k in (1, 2))
+    assert a.any(axis=(1, 2)).any()  # a map of one cell: the same everywhere
+    assert np.isnan(notebook.rank_correlations(a, b)).all()
+
+
 def test_interval_of_a_mean_leaves_out_what_is_undefined(notebook):
     values = np.array([0.2, 0.4, np.nan, 0.6, 0.8])
     interval = notebook.mean_interval(values)
@@ -161,6 +168,8 @@ def test_interval_of_a_mean_leaves_out_what_is_undefined(notebook):
     assert 0.2 <= interval["low"] < 0.5 < interval["high"] <= 0.8
     assert notebook.mean_interval(np.array([0.3, np.nan])) is None
     assert notebook.show_interval(None) == "–"
+    small = {"mean": -0.001, "low": -0.2, "high": 0.104}
+    assert notebook.show_interval(small) == "0.00 [-0.20, 0.10]"
 
 
 def arm_figures(insertion, deletion, untrained):
