@@ -1,20 +1,22 @@
 """Intervals, the comparison of arms, and the sentence that is made of them."""
 
+import functools
 import hashlib
 import itertools
 
 import numpy as np
 import pytest
-import scipy.stats
+from scipy import stats
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 
-def rows_of(arm, right, seed=42):
-    """Return rows of predictions.csv for dogs named right (True) or wrong."""
-    return [
-        (arm, seed, f"dogs/{i}.jpg", "dogs", "dogs" if hit else "cats", 0.9)
-        for i, hit in enumerate(right)
-    ]
+def rows_of(arm, right, seed=42, first=0):
+    """Return rows of predictions.csv for images named right (True) or wrong, dogs and cats."""
+    rows = []
+    for i, hit in enumerate(right, first):
+        shown, other = ("dogs", "cats") if i % 3 else ("cats", "dogs")
+        rows.append((arm, seed, f"{shown}/{i}.jpg", shown, shown if hit else other, 0.9))
+    return rows
 
 
 @pytest.mark.parametrize(
@@ -113,12 +115,13 @@ def test_published_figures_stand_beside_the_originals_photos_only(notebook):
     assert notebook.PUBLISHED["augmented"][1:] == (0.5789, 0.7857, 0.6667, 0.6071)
 
 
-def test_comparison_is_mcnemars_test_on_the_photos_that_only_one_got_right(notebook):
+def test_images_tested_once_are_compared_by_mcnemars_test(notebook):
     a = rows_of("original", [True] * 10 + [False] * 18)
     b = rows_of("augmented", [True] * 16 + [False] * 12)
     result = notebook.compare_arms("original", "augmented", a + b)
     assert (result["a"], result["b"], result["n"]) == ("original", "augmented", 28)
-    assert result["difference"] == pytest.approx(6 / 28)
+    assert result["method"] == "McNemar's exact test"
+    assert result["difference"] == result["disputed"] == pytest.approx(6 / 28)
     assert result["p_value"] == pytest.approx(2 * 0.5**6)
     assert 0 < result["low"] < 6 / 28 < result["high"]
     mirrored = notebook.compare_arms("augmented", "original", a + b)
@@ -127,116 +130,96 @@ def test_comparison_is_mcnemars_test_on_the_photos_that_only_one_got_right(noteb
 
 
 def test_disjoint_folds_are_pooled(notebook):
-    def fold(arm, seed, right):
-        return [(arm, seed, f"{seed}/{path}", *rest) for _, _, path, *rest in rows_of(arm, right)]
-
-    hits = {"original": [True] * 10 + [False] * 18, "augmented": [True] * 16 + [False] * 12}
-    pooled = [row for arm in hits for seed in range(5) for row in fold(arm, seed, hits[arm])]
-    result = notebook.compare_arms("original", "augmented", pooled)
-    assert (result["n"], result["tests"], result["won"], result["lost"]) == (140, 140, 30, 0)
-    assert result["difference"] == pytest.approx(6 / 28)
-    assert result["p_value"] == pytest.approx(2 * 0.5**30)
+    rows = []
+    for seed, first in enumerate((0, 4)):
+        rows += rows_of("a", [True] * 4, seed, first) + rows_of("b", [False] * 4, seed, first)
+    result = notebook.compare_arms("a", "b", rows)
+    assert (result["n"], result["p_value"]) == (8, pytest.approx(2 * 0.5**8))
 
 
-def test_comparison_pairs_photos_by_repeat(notebook):
-    a = rows_of("original", [True, False], 1) + rows_of("original", [True, False], 2)
-    b = rows_of("augmented", [True, True], 1) + rows_of("augmented", [True, False], 2)
-    result = notebook.compare_arms("original", "augmented", a + b)
-    assert (result["n"], result["tests"], result["difference"]) == (2, 4, 0.25)
-    assert result["low"] < 0 < result["high"]
-    assert result["p_value"] > 0.05
+def test_same_images_in_every_repeat_are_paired_by_repeat_and_count_once(notebook):
+    rows = []
+    for seed in range(3):
+        hits = np.random.default_rng(seed).random((2, 40)) < [[0.5], [0.7]]
+        rows += rows_of("a", hits[0], seed) + rows_of("b", hits[1], seed)[::-1]
+    result = notebook.compare_arms("a", "b", rows)
+    assert (result["n"], result["method"]) == (40, "two-way analysis of variance")
+    accuracy = {arm: np.mean([row[3] == row[4] for row in rows if row[0] == arm]) for arm in "ab"}
+    assert result["difference"] == pytest.approx(accuracy["b"] - accuracy["a"])
+    mirrored = notebook.compare_arms("b", "a", rows)
+    assert (mirrored["low"], mirrored["p_value"]) == pytest.approx(
+        (-result["high"], result["p_value"])
+    )
 
 
-def test_reshuffled_folds_get_nadeau_and_bengios_correction(notebook):
-    rng = np.random.default_rng(0)
-    gains = np.full((10, 50), np.nan)  # 10 repeats test 10 of 50 photos each
-    for r in range(10):
-        gains[r, rng.permutation(50)[:10]] = rng.choice([-1, 0, 1], 10, p=[0.1, 0.5, 0.4])
-    means = np.nanmean(gains, axis=1)
-    low, high, p_value = notebook.compare_repeats(gains)
-    error = np.sqrt((1 / 10 + 10 / 40) * means.var(ddof=1))
-    assert (low + high) / 2 == pytest.approx(means.mean())
-    assert (high - low) / 2 == pytest.approx(2.262157 * error)
-    assert p_value == pytest.approx(2 * scipy.stats.t.sf(means.mean() / error, 9))
+def test_reshuffled_folds_take_the_corrected_t_test(notebook):
+    rows, differences = [], []
+    for seed in range(4):  # two folds of 20, reshuffled once
+        order = np.random.default_rng(seed // 2).permutation(40)[20 * (seed % 2) :][:20]
+        hits = np.random.default_rng(9 + seed).random((2, 20)) < [[0.4], [0.8]]
+        for arm, right in zip("ab", hits, strict=True):
+            named = rows_of(arm, right, seed)
+            rows += [(*row[:2], f"{i}", *row[3:]) for i, row in zip(order, named, strict=True)]
+        differences.append(hits[1].mean() - hits[0].mean())
+    result = notebook.compare_arms("a", "b", rows)
+    assert (result["n"], result["method"]) == (40, "corrected resampled t-test")
+    error = np.sqrt((1 / 4 + 20 / 20) * np.var(differences, ddof=1))  # 20 tested, 20 trained on
+    p_value = 2 * stats.t.sf(np.mean(differences) / error, 3)
+    assert result["difference"] == pytest.approx(np.mean(differences))
+    assert result["p_value"] == pytest.approx(p_value)
+    half = stats.t.ppf(0.975, 3) * error
+    assert result["high"] - result["low"] == pytest.approx(2 * half)
 
 
-def test_holm_corrects_for_the_number_of_comparisons(notebook):
-    assert notebook.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert notebook.holm([0.6, 0.5]) == pytest.approx([1, 1])
-    assert notebook.holm([0.2]) == [0.2]
-
-
-# ---- 1,000 simulated experiments
-
-
-def test_exact_test_raises_few_false_alarms_and_its_interval_covers_the_truth(notebook):
-    rng, n = np.random.default_rng(1), 140
-    chances = [0.2, 0.6, 0.2]  # lost, agreed, won: no true difference
-    results = [notebook.compare_once(rng.choice([-1, 0, 1], n, p=chances)) for _ in range(200)]
-    covered = np.mean([low <= 0 <= high for low, high, _ in results])
-    assert 0.90 <= covered <= 0.99
-    alarms = []
-    for _ in range(1000):
-        lost, _, won = rng.multinomial(n, chances)
-        alarms.append(scipy.stats.binomtest(won, won + lost).pvalue < 0.05)
-    assert 0.02 < np.mean(alarms) <= 0.065  # it is exact, so at most 5 %, give or take luck
-
-
-@pytest.mark.parametrize(("difference", "disputed"), [(0.1, 0.4), (0.064, 0.3), (0.2, 0.5)])
-def test_number_of_photos_needed_finds_the_difference_four_times_in_five(
-    notebook, difference, disputed
-):
-    rng, n = np.random.default_rng(2), notebook.photos_needed(difference, disputed)
-    won, lost = (disputed + difference) / 2, (disputed - difference) / 2
-    counts = rng.multinomial(n, [lost, 1 - disputed, won], size=1000)
-    found = [scipy.stats.binomtest(w, w + lo).pvalue < 0.05 for lo, _, w in counts]
-    assert 0.74 < np.mean(found) < 0.84
-
-
-def test_repeats_on_the_same_photos_raise_few_false_alarms(notebook):
-    rng, alarms = np.random.default_rng(3), []
-    for _ in range(400):
-        photos, networks = rng.normal(0, 0.5, (1, 60)), rng.normal(0, 0.3, (5, 1))
-        alarms.append(notebook.compare_repeats(photos + networks + rng.normal(0, 0.5, (5, 60)))[2])
-    rate = np.mean(np.array(alarms) < 0.05)
-    assert 0.01 < rate < 0.08
-
-
-def test_correction_for_overlap_is_needed_and_enough(notebook):
-    # repeats draw 28 of the same 140 photos: their results share what is in the training photos
-    rng, corrected, naive = np.random.default_rng(4), [], []
-    for _ in range(1000):
-        shared = rng.normal(0, 0.5)  # common to all repeats, as their training sets overlap
-        means = shared * 0.14 + rng.normal(0, 0.12, 20)
-        gains = np.full((20, 140), np.nan)
-        for r in range(20):
-            gains[r, rng.permutation(140)[:28]] = means[r]
-        corrected.append(notebook.compare_repeats(gains)[2] < 0.05)
-        naive.append(scipy.stats.ttest_1samp(means, 0).pvalue < 0.05)
-    assert np.mean(naive) > 0.15
-    assert np.mean(corrected) < 0.08
-
-
-def test_no_photo_in_dispute_is_no_evidence_and_no_certainty(notebook):
-    same = [True] * 28
-    result = notebook.compare_arms("a", "b", rows_of("a", same) + rows_of("b", same))
+@pytest.mark.parametrize("seeds", [[0], [0, 1], [0, 1, 2]], ids=["once", "again", "reshuffled"])
+def test_no_image_in_dispute_is_no_evidence_and_no_certainty(notebook, seeds):
+    rows = []
+    for seed in seeds:
+        first = 14 if seed == 2 else 0  # the last of three repeats tests other images in part
+        rows += rows_of("a", [True] * 28, seed, first) + rows_of("b", [True] * 28, seed, first)
+    result = notebook.compare_arms("a", "b", rows)
     assert (result["difference"], result["p_value"]) == (0, 1)
-    assert -result["low"] == result["high"] == pytest.approx(0.12, abs=0.005)
+    assert -result["low"] == result["high"] == notebook.wilson(0, result["n"])[1] > 0.08
 
 
-def verdict_on(notebook, a, b, steps=(40, 110)):
-    rows = rows_of("original", a) + rows_of("augmented", b)
-    comparison = notebook.compare_arms("original", "augmented", rows)
-    counts = {"original": (sum(a), len(a)), "augmented": (sum(b), len(b))}
-    return notebook.verdict(comparison, counts, dict(zip(counts, steps, strict=True)))
+def test_interval_of_a_landslide_has_a_width(notebook):
+    rows = rows_of("a", [False] * 28) + rows_of("b", [True] * 28)
+    result = notebook.compare_arms("a", "b", rows)
+    assert (result["difference"], result["high"]) == (1, 1)
+    assert result["low"] == pytest.approx(0.88, abs=0.005)
 
 
-def test_verdict_on_the_originals_figures_is_that_luck_explains_them(notebook):
+def test_holms_correction_is_that_of_the_example(notebook):
+    wins = {("original", "augmented"): 0.01, ("original_matched", "augmented"): 0.04}
+    wins[("original", "original_matched")] = 0.03
+    notebook.globals["compare_arms"] = lambda a, b, rows: {"a": a, "b": b, "p_value": wins[a, b]}
+    rows = notebook.compare_all(["augmented", "original", "original_matched"], [])
+    assert [(row["a"], row["b"]) for row in rows] == list(wins)
+    assert [row["p_holm"] for row in rows] == pytest.approx([0.03, 0.06, 0.06])
+    (only,) = notebook.compare_all(["augmented", "original"], [])
+    assert only["p_holm"] == only["p_value"] == 0.01
+    assert notebook.compare_all(["augmented"], []) == []
+
+
+# ---- the verdict: every branch
+
+
+def verdict_on(notebook, a, b, arms=("original", "augmented"), steps=(40, 110), **changes):
+    rows = rows_of(arms[0], a) + rows_of(arms[1], b)
+    (comparison,) = notebook.compare_all(arms, rows)
+    return notebook.verdict(comparison | changes, rows, dict(zip(arms, steps, strict=True)))
+
+
+def test_verdict_on_the_originals_figures_is_undecided(notebook):
     text = verdict_on(notebook, [True] * 16 + [False] * 12, [True] * 17 + [False] * 11)
+    assert text.startswith("**Does augmentation help?** On 28 test images, ")
     assert "`augmented` was right 17 times out of 28 (110 optimiser steps)" in text
-    assert "`original` 16 times out of 28 (40 steps)" in text
-    assert "+3.6 percentage points" in text
-    assert "This run does not show that either is better" in text
+    assert "`original` was right 16 times out of 28 (40 optimiser steps)" in text
+    assert "+3.6 percentage points, 95 % interval +0.0 to" in text
+    assert "p = 1 by McNemar's exact test." in text
+    assert "The interval holds zero: **this run does not show that either is better.**" in text
+    needed = notebook.images_needed(1 / 28, 1 / 28)
+    assert f"with 4 % in dispute, {needed:,} images, tested once, would show it in 80" in text
     assert "6 images that only one of the two gets right, 21.4 points" in text
 
 
@@ -246,60 +229,206 @@ def test_verdict_names_the_better_arm_and_the_confounder(notebook, winner):
     if winner == "original":
         results = results[::-1]
     text = verdict_on(notebook, *results)
-    assert f"**`{winner}` was better" in text
+    assert f"The interval leaves out zero: **`{winner}` was better" in text
     assert "the optimiser steps differ too" in text
-    assert "steps differ" not in verdict_on(notebook, *results, steps=(110, 110))
+    assert "experiments" not in text  # nothing is left to settle
 
 
-@pytest.mark.parametrize("change", [0, 1, -1])
-def test_verdict_says_how_many_photos_would_settle_it(notebook, change):
-    text = verdict_on(
-        notebook, [True] * 16 + [False] * 12, [True] * (16 + change) + [False] * (12 - change)
-    )
-    if change:
-        assert "(4%) seen here were the true ones" in text
-        assert f"about {notebook.photos_needed(1 / 28, 1 / 28):,} test photos would settle" in text
-    else:
-        assert "As no difference was seen" in text
+def test_verdict_says_what_augmentation_adds_and_what_steps_alone_add(notebook):
+    results = [True] * 2 + [False] * 18, [True] * 12 + [False] * 8
+    text = verdict_on(notebook, *results, ("original_matched", "augmented"), (110, 110))
+    assert text.startswith("**What does augmentation add beyond its optimiser steps?**")
+    assert "**`augmented` was better" in text
+    assert "steps differ" not in text
+    text = verdict_on(notebook, *results, ("original", "original_matched"), (40, 110))
+    assert text.startswith("**What do more steps alone add?**")
+    assert "**`original_matched` was better" in text
+    assert "steps differ" not in text  # that they differ is the question here
 
 
-def verdict_from(notebook, **figures):
-    comparison = {"a": "original", "b": "augmented", "difference": 0.1, "low": -0.1, "high": 0.3}
-    comparison |= {"p_value": 0.5, "n": 40, "won": 10, "lost": 6, "tests": 40} | figures
-    counts = {"original": (20, 40), "augmented": (24, 40)}
-    return notebook.verdict(comparison, counts, {"original": 40, "augmented": 110})
+def test_verdict_follows_the_corrected_p_value(notebook):
+    results = [True] + [False] * 27, [False] + [True] * 8 + [False] * 19  # 8 : 1, p = 0.039
+    assert "was better" in verdict_on(notebook, *results)
+    text = verdict_on(notebook, *results, p_holm=0.078)
+    assert "p = 0.039 by McNemar's exact test (0.078 after Holm's correction)" in text
+    assert "leaves out zero, but the test does not agree: **not decided.**" in text
+    assert "was better" not in text
+    assert "tested once, would show it in 80 of 100 experiments" in text
 
 
-def test_verdict_names_both_when_test_and_interval_disagree(notebook):
-    text = verdict_from(notebook, low=0.01)
-    assert "which leaves zero out" in text
-    assert "does not show that either is better" in text
-    assert "the test, which is stricter, does not" in text
-    text = verdict_from(notebook, p_value=0.03)
-    assert "which includes zero" in text
-    assert "`augmented` was better" in text
-    assert "take it for a hint" in text
+def test_verdict_where_the_test_is_significant_but_the_interval_holds_zero(notebook):
+    results = [True] * 2 + [False] * 18, [True] * 12 + [False] * 8
+    text = verdict_on(notebook, *results, low=-0.01)
+    assert "calls that significant, but the interval holds zero: **not decided.**" in text
+    assert "was better" not in text
 
 
-def test_verdict_goes_by_the_corrected_p_value(notebook):
-    assert "was better" in verdict_from(notebook, low=0.01, p_value=0.02)
-    assert "was better" not in verdict_from(notebook, low=0.01, p_value=0.02, p_holm=0.06)
+def test_verdict_on_no_difference_says_how_many_images_show_five_points(notebook):
+    text = verdict_on(notebook, [True, False] * 14, [False, True] * 14)
+    assert "No number of images tells a difference of 0 from none" in text
+    needed = notebook.images_needed(0.05, 1)
+    assert f"were 5.0 points, with 100 % in dispute, {needed:,} images" in text
 
 
-def test_public_runs_pooled(notebook):
-    gains = [(b - a) / 28 for a, b in notebook.PUBLIC_RUNS.values()]
-    assert sum(a for a, _ in notebook.PUBLIC_RUNS.values()) == 78
-    assert sum(b for _, b in notebook.PUBLIC_RUNS.values()) == 87
-    assert np.mean(gains) == pytest.approx(0.064, abs=0.001)
-
-
-def test_newcombes_interval_is_the_published_one(notebook):
-    assert notebook.unpaired_interval((3, 9), 10) == pytest.approx((0.1705, 0.8090), abs=1e-4)
+def test_verdict_where_nothing_is_in_dispute(notebook):
+    text = verdict_on(notebook, [True, False] * 14, [True, False] * 14)
+    assert "this run does not show that either is better" in text
+    assert "No image was named correctly by only one of the two" in text
+    assert "experiments" not in text
 
 
 def test_verdict_on_too_few_images_says_that_nothing_could_have_shown(notebook):
     text = verdict_on(notebook, [False] * 4, [True] * 4)
+    assert "the test does not agree: **not decided.**" in text
     assert "No difference on 4 images could have shown it." in text
+
+
+def test_verdict_tells_of_networks_that_name_every_image_alike(notebook):
+    rows = [
+        (arm, seed, f"{seed}/{i}", "dogs" if i < 14 else "cats", said, 0.9)
+        for arm, every in {"original": ["dogs", "cats"], "augmented": ["dogs", None]}.items()
+        for seed, one in enumerate(every)
+        for i in range(28)
+        for said in [one or ("dogs" if i % 2 else "cats")]
+    ]
+    (comparison,) = notebook.compare_all(["original", "augmented"], rows)
+    text = notebook.verdict(comparison, rows, {"original": 40, "augmented": 110})
+    assert "(40 optimiser steps; the same name for every image in 2 of 2 runs)" in text
+    assert "(110 optimiser steps; the same name for every image in 1 of 2 runs)" in text
+
+
+def test_verdict_on_repeats_says_how_small_a_difference_they_could_show(notebook):
+    rows = []
+    for seed in range(3):
+        hits = np.random.default_rng(seed).random((2, 40)) < 0.6
+        rows += rows_of("original", hits[0], seed) + rows_of("augmented", hits[1], seed)
+    (comparison,) = notebook.compare_all(["original", "augmented"], rows)
+    text = notebook.verdict(comparison, rows, {"original": 40, "augmented": 110})
+    half = 50 * (comparison["high"] - comparison["low"])
+    assert f"As these repeats vary, less than {half:.1f} points could not have shown." in text
+    assert "by two-way analysis of variance" in text
+    enough = comparison | {"difference": 0.5, "low": -0.1, "high": 1.1, "disputed": 0.5}
+    assert "More repeats would help" in notebook.outlook(enough)
+
+
+# ---- what other groups found
+
+
+def test_public_results_are_pooled_from_their_counts(notebook):
+    difference, low, high, p_value = notebook.pool_groups(notebook.PUBLIC)
+    assert (difference, low, high) == pytest.approx((0.064, -0.032, 0.160), abs=0.0005)
+    assert p_value == pytest.approx(0.137, abs=0.0005)
+    original, augmented = zip(*notebook.PUBLIC.values(), strict=True)
+    paired = stats.ttest_rel(augmented, original)
+    assert p_value == pytest.approx(paired.pvalue)
+    assert notebook.public_results(["cats", "dogs"]) == notebook.PUBLIC
+    assert notebook.public_results(["ants", "bees"]) == {}
+
+
+def test_newcombes_interval_is_that_of_his_table(notebook):
+    interval = notebook.newcombe(48, 80, 56, 70)  # 1998, table II, example (a), method 10
+    assert interval == pytest.approx((0.2, 0.0524, 0.3339), abs=0.00005)
+
+
+# ---- 1,000 simulated experiments of each kind: false alarms, coverage, power
+# Run with -s to see the rates.
+
+EXPERIMENTS = 1000
+
+
+def rates_of(name, results, truth):
+    """Return and print (share of p < 0.05, share of intervals that hold the truth)."""
+    low, high, p_value = np.array(results).T
+    significant, covered = np.mean(p_value < 0.05), np.mean((low <= truth) & (truth <= high))
+    print(
+        f"\n{name}: significant {significant:.3f}, interval holds the truth {covered:.3f}", end=""
+    )
+    return significant, covered
+
+
+def simulate_once(notebook, difference, disputed, images):
+    """Every image is tested once: (low, high, p_value) of each experiment."""
+    quick = functools.partial(notebook.bootstrap, n_resamples=499)
+    notebook.globals["bootstrap"] = quick
+    shares = [(disputed - difference) / 2, 1 - disputed, (disputed + difference) / 2]
+    gains = np.random.default_rng(1).choice([-1.0, 0, 1], (EXPERIMENTS, images), p=shares)
+    return [notebook.compare_once(gain) for gain in gains]
+
+
+def test_simulated_images_tested_once(notebook):
+    name = "once, 140 images, 40 % in dispute"
+    significant, covered = rates_of(name, simulate_once(notebook, 0, 0.4, 140), 0)
+    assert 0.015 < significant < 0.055  # the exact test is conservative
+    assert 0.93 < covered < 0.97
+    for difference, disputed in ((0.1, 0.4), (0.2, 0.3)):
+        images = notebook.images_needed(difference, disputed)
+        name = f"once, {images} images, true difference {difference}, {disputed} in dispute"
+        results = simulate_once(notebook, difference, disputed, images)
+        power, covered = rates_of(name, results, difference)
+        assert 0.77 < power < 0.88
+        assert 0.93 < covered < 0.97
+
+
+def simulate_crossed(rng, repeats, images, difference, luck):
+    """Return gains (repeats, images) of two arms, and the true difference.
+
+    Probit model: an image is named correctly if 0.3 + how easy it is, N(0, 1), + how lucky the
+    network is, N(0, luck), + `difference` in arm b + noise, N(0, 1), is above 0.
+    """
+    easy = rng.normal(size=(1, 1, images))
+    skill = 0.3 + luck * rng.normal(size=(2, repeats, 1)) + np.array([0, difference])[:, None, None]
+    right = (easy + skill + rng.normal(size=(2, repeats, images)) > 0).astype(float)
+    arms = stats.norm.cdf(np.array([0.3, 0.3 + difference]) / np.sqrt(2 + luck**2))
+    return right[1] - right[0], arms[1] - arms[0]
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.2, 0.5])
+def test_simulated_repeats_on_the_same_images(notebook, luck):
+    rng = np.random.default_rng(2)
+    for difference in (0, 0.3):
+        gains = [simulate_crossed(rng, 5, 140, difference, luck) for _ in range(EXPERIMENTS)]
+        name = f"in every repeat, luck {luck}, true difference {gains[0][1]:.3f}"
+        results = [notebook.compare_crossed(gain) for gain, _ in gains]
+        significant, covered = rates_of(name, results, gains[0][1])
+        assert 0.92 < covered < 0.975
+        if difference == 0:
+            assert 0.025 < significant < 0.08
+            naive = [stats.ttest_1samp(gain.ravel(), 0).pvalue < 0.05 for gain, _ in gains]
+            print(f"; taken as independent {np.mean(naive):.3f}", end="")
+            assert luck < 0.2 or np.mean(naive) > 0.15
+
+
+def simulate_resampled(rng, folds, difference, training):
+    """Return the differences (10,) of 10 repeats on 112 / 28 of 140 images, test sets overlapping.
+
+    A repeat's difference is the mean gain of its 28 test images (-1, 0 or 1 each, 40 % not 0)
+    + the mean effect of its 112 training images, N(0, training**2) each, + the networks' luck,
+    N(0, 0.04). `folds`: two shuffles of five folds, as in the notebook; else random test sets.
+    """
+    shares = [0.2 - difference / 2, 0.6, 0.2 + difference / 2]
+    gain, effect = rng.choice([-1, 0, 1], 140, p=shares), training * rng.normal(size=140)
+    orders = [rng.permutation(140) for _ in range(2 if folds else 10)]
+    tests = [order[i : i + 28] for order in orders for i in range(0, 140 if folds else 28, 28)]
+    means = [gain[test].mean() + np.delete(effect, test).mean() for test in tests]
+    return np.array(means) + 0.04 * rng.normal(size=10)
+
+
+@pytest.mark.parametrize("folds", [True, False], ids=["folds", "random"])
+@pytest.mark.parametrize("training", [0.0, 0.2])
+def test_simulated_reshuffled_repeats(notebook, folds, training):
+    rng = np.random.default_rng(3)
+    for difference in (0, 0.15):
+        every = [simulate_resampled(rng, folds, difference, training) for _ in range(EXPERIMENTS)]
+        name = f"{'reshuffled folds' if folds else 'random test sets'}, effect of training images "
+        name += f"{training}, true difference {difference}"
+        results = [notebook.compare_reshuffled(row, 28 / 112) for row in every]
+        significant, covered = rates_of(name, results, difference)
+        if difference == 0:
+            naive = [notebook.compare_reshuffled(row, 0)[2] < 0.05 for row in every]
+            print(f"; without correction {np.mean(naive):.3f}", end="")
+            assert significant < 0.08
+            assert folds or np.mean(naive) > 0.15  # the correction is needed
+        assert covered > 0.92
 
 
 def test_tables_do_not_run_what_is_in_a_class_name(notebook):

@@ -106,7 +106,7 @@ def test_checkpoints_figures_and_log_are_there(run, metrics):
     files = set(tree(run / "results"))
     assert {f"{arm}.pt" for arm in metrics["arms"]} < files
     figures = "images augmentation loss confusion accuracy grad_cam mistakes faithfulness"
-    figures += " mean_heat predict counts"
+    figures += " difference mean_heat predict counts"
     assert {f"{name}.png" for name in figures.split()} < files
     assert not [name for name in files if "partial" in name]
     log = (run / "results" / "run.log").read_text().splitlines()
@@ -169,7 +169,7 @@ def test_stored_notebook_ran_from_top_to_bottom_on_the_drawings():
     pictures = [
         output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})
     ]
-    assert len(pictures) == 11
+    assert len(pictures) == 12
     for picture in pictures:
         Image.open(io.BytesIO(base64.b64decode("".join(picture)))).verify()
 
