@@ -1094,7 +1094,7 @@ def main() -> None:
     if options.peers_child:
         return peers_child(*options.peers_child)
     parts = options.only.split(",") if options.only else list(PARTS)
-    parts = [part for part in parts if part != "peers" or options.peers or options.only]
+    parts = [part for part in PARTS if part in parts and (part != "peers" or options.peers)]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         config = prepare(options, Path(folder))
         config.rates = calibrate(config)
