@@ -2,17 +2,17 @@
 
     python tests/benchmark.py [--photos FOLDER_OR_ZIP] [--peers] [--quick] [--only step,gate] …
 
-One run, ratios: seconds differ from machine to machine, and on one machine from hour to hour, so
-everything compared is measured in turns, and what counts is the median of the ratios per round.
-A part that fails is printed as such and costs none of the others. The parts:
+One run, ratios: seconds differ from machine to machine, and from hour to hour on one machine. So
+what is compared is measured in turns, and what counts is the median of the rounds' ratios, shown
+with the least and the greatest. A part that fails is named and costs none of the others. After a
+calibration of the machine come:
 
-    calibrate  what the machine can do: matrix products, memory copies, JPEG decoding
-    step       one training step, from the plain loop to the notebook's, one change at a time
-    gate       the fast loop learns what the plain one in float32 learns
-    cold       a whole run in a new process, from import to the test's figures
-    linear     twice the images, twice the time; with --large memory at 25,000 images
-    augment    augment.py against a loop that decodes the source for every copy
-    peers      fastai, Lightning, timm, Keras and torchvision's script (with --peers only)
+    step     a training step, from the plain loop to the notebook's, one change at a time
+    gate     the notebook's loop learns what the plain loop in float32 learns
+    cold     the whole run in a new process, from import to the test's figures
+    linear   twice the images, twice the time; with --large also memory at 25,000 images
+    augment  augment.py against a loop that decodes the source for every copy
+    peers    fastai, Lightning, timm, Keras, torchvision's script (only if asked for)
 """
 
 import argparse
@@ -36,7 +36,6 @@ import venv
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,12 +51,12 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 BATCH = 32
-# Of ResNet-50 at 224 px, per image. A forward pass takes 4.09 G multiply-adds = 8.18 GFLOP (its 53
-# convolutions summed up); backward takes as much twice, but the first layer needs no gradient of
-# its input. Memory traffic: activations of all convolutions, batch norms, ReLUs and sums, each
-# read and written once as bfloat16, forward and backward. Both grow with the number of pixels.
-GFLOP_PER_IMAGE, MB_PER_IMAGE = 24.3, 471
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# A ResNet-50 training step, per image of 224 px; both numbers grow with the number of pixels.
+# Arithmetic: forward 4.09 G multiply-adds = 8.18 GFLOP, summed over the layers; backward twice
+# that, except for the first layer, which needs no gradient of its input. Memory traffic: every
+# activation of convolution, batch norm, ReLU and sum read and written in 16 bits, both ways.
+GFLOP_PER_IMAGE, MB_PER_IMAGE = 24.3, 471
 
 
 def load_notebook() -> SimpleNamespace:
@@ -70,20 +69,19 @@ def load_notebook() -> SimpleNamespace:
 
 
 class Worker:
-    """A process that runs one call at a time and keeps what the calls put into `RUNNING`.
+    """A process that runs one call at a time.
 
-    Whether freed memory goes back to the system is a property of the process, and a heap keeps
-    its shape: loops with and without that setting are measured in different ones.
+    Whether freed memory goes back to the system is a property of a process, and its heap keeps
+    the shape that it once got: loops with and without that setting run in different ones.
     """
 
     def __init__(self, keep: bool = False):
-        self.keep = keep
+        self.setting = (keep_pages,) if keep else ()
         self.start()
 
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        setting = (keep_pages,) if self.keep else ()
-        self.pool = ProcessPoolExecutor(1, context, *setting)
+        self.pool = ProcessPoolExecutor(1, context, *self.setting)
 
     def __call__(self, function: Callable, *arguments):
         try:
@@ -117,7 +115,7 @@ class Clock:
     def __init__(self, steps: int, device: str):
         self.steps, self.device, self.calls, self.marks = steps, device, 0, []
 
-    def __call__(self, *_) -> None:
+    def __call__(self, *_, **__) -> None:
         if self.calls in (0, self.steps):
             if self.device.startswith("cuda"):
                 torch.cuda.synchronize()
@@ -125,33 +123,20 @@ class Clock:
         self.calls += 1
 
     def per_step(self) -> tuple[float, float]:
-        (start, faults), (end, more) = self.marks
-        return (end - start) / self.steps, (more - faults) / self.steps
+        return tuple((b - a) / self.steps for a, b in zip(*self.marks, strict=True))
 
 
-RUNNING: dict[str, Callable] = {}  # in a worker: competitor -> run(steps, tick)
+RUNNING: dict[str, Callable] = {}  # in a worker: loop -> run(steps, tick)
 
 
-def time_steps(name: str, config: SimpleNamespace) -> tuple[float, float]:
-    """Return seconds and page faults per step of one competitor; built at its first call."""
-    quiet = io.StringIO()
+def time_steps(name: str, steps: int, config: SimpleNamespace) -> tuple[float, float]:
+    """Return seconds and page faults per step of one loop; it is built at its first call."""
+    clock, quiet = Clock(steps, config.device), io.StringIO()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         if name not in RUNNING:
-            RUNNING[name] = build(name, config)
-        clock = Clock(config.steps, config.device)
-        RUNNING[name](config.steps, clock)
+            RUNNING[name] = LOOPS[name](config)
+        RUNNING[name](steps, clock)
     return clock.per_step()
-
-
-def build(name: str, config: SimpleNamespace) -> Callable:
-    """Return run(steps, tick): train, and call tick before the first timed step and after each."""
-    if name in LADDER:
-        return from_generator(ladder_steps(LADDER[name], config))
-    if name == BARE:
-        return from_generator(bare_steps(config))
-    if name in PEERS:
-        return PEERS[name](config)
-    return notebook_steps(config, full_precision=name == FULL)
 
 
 def interleave(jobs: dict[str, Callable], rounds: int) -> tuple[dict, dict]:
@@ -178,103 +163,82 @@ def ratio(a: list[float], b: list[float]) -> dict:
     return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
 
 
-def show(value: dict, digits: int = 2) -> str:
-    return "{median:.{d}f} ({low:.{d}f}–{high:.{d}f})".format(**value, d=digits)
+def show(value: dict | None, digits: int = 2) -> str:
+    return "{median:.{d}f} ({low:.{d}f}–{high:.{d}f})".format(**value, d=digits) if value else ""
 
 
-# ------------------------------------------------------------------------------------- calibrate
+def goal(what: str, value: str, reached: bool, wanted: str) -> str:
+    return f"  → {what:34} {value:22} {wanted:10} {'reached' if reached else 'NOT REACHED'}"
+
+
+def not_run(errors: dict) -> list[str]:
+    return [f"  {name:30} DID NOT RUN  {error}" for name, error in errors.items()]
+
+
+# ----------------------------------------------------------------------------------- the machine
 
 
 def calibrate(config: SimpleNamespace) -> dict:
     """Return what the machine is and its rates: GFLOP/s, GB/s (read + written), decoded images."""
     nb, device = load_notebook(), torch.device(config.device)
-    fast = nb.precision(device)
+    fast, side = nb.precision(device), 1024 if config.quick else 4096
     files = [path for path, _ in ImageFolder(config.data / "train").samples][:64]
-    copy = torch.ones(2**26 if config.quick else 2**28, device=device)  # 1 GB
-    rates = {"float32": matmul_rate(torch.float32, config)}
-    if fast != torch.float32:  # where it is emulated it would take minutes
-        rates["fast"] = matmul_rate(fast, config)
+    memory = torch.ones(2**26 if config.quick else 2**28, device=device)  # 1 GB
+
+    def matmul_rate(dtype: torch.dtype) -> float:
+        a = torch.randn(side, side, device=device).to(dtype)
+        return 2 * side**3 / 1e9 / seconds_of(lambda: a @ a, device)
+
+    copying = seconds_of(partial(memory.clone().copy_, memory), device)
+    decoding = seconds_of(lambda: [nb.decode_image(path, config.size) for path in files], device)
+    processor = [line for line in read_text("/proc/cpuinfo") if line.startswith("model name")]
+    name = processor[0].split(": ")[1] if processor else platform.processor()
     return {
-        "machine": machine_name(device),
-        "python": platform.python_version(),
+        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else name,
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "torchvision": importlib.metadata.version("torchvision"),
-        "threads": torch.get_num_threads(),
         "fast precision": str(fast).removeprefix("torch."),
-        "matmul GFLOP/s": rates,
-        "copy GB/s": 2 * copy.nbytes / 1e9 / seconds_of(copy.clone().copy_, device, copy),
-        "decode images/s": len(files)
-        / seconds_of(lambda: [nb.decode_image(path, config.size) for path in files], device),
+        "float32 GFLOP/s": matmul_rate(torch.float32),
+        "fast GFLOP/s": matmul_rate(fast),
+        "copy GB/s": 2 * memory.nbytes / 1e9 / copying,
+        "decoded images/s": len(files) / decoding,
     }
 
 
-def machine_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    return platform.processor()
+def read_text(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
 
 
-def matmul_rate(dtype: torch.dtype, config: SimpleNamespace) -> float:
-    size = 1024 if config.quick else 4096
-    a = torch.randn(size, size, device=config.device).to(dtype)
-    return 2 * size**3 / 1e9 / seconds_of(torch.mm, torch.device(config.device), a, a)
-
-
-def seconds_of(function: Callable, device: torch.device, *arguments) -> float:
+def seconds_of(function: Callable, device: torch.device) -> float:
     """Return the median time of five calls after one that is not counted."""
     times = []
     for _ in range(6):
         start = time.perf_counter()
-        function(*arguments)
+        function()
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
 
 
-# ------------------------------------------------------------------------------------------ step
+# --------------------------------------------------------------------------------- step: one step
 
-
-@dataclass(frozen=True)
-class Loop:
-    """A training loop between the plain one and the notebook's."""
-
-    decode_once: bool = False
-    channels_last: bool = False
-    autocast: bool = False
-    fused: bool = False
-    no_item: bool = False
-    keep: bool = False
-
-
-CHANGES = {
-    "images decoded once": "decode_once",
-    "channels last": "channels_last",
-    "fast precision": "autocast",
-    "fused Adam": "fused",
-    "no .item() per step": "no_item",
-    "memory pages kept": "keep",
-}
 PLAIN, OURS = "plain tutorial loop", "notebook's train_model"
-FULL, BARE = "notebook's, in float32", "bare step"
-LADDER = {PLAIN: Loop()}
-for _name, _flag in CHANGES.items():
-    LADDER[_name] = replace(list(LADDER.values())[-1], **{_flag: True})
-
-
-def from_generator(steps: Iterator) -> Callable:
-    next(steps)  # builds everything and trains one step that nobody times
-
-    def run(count: int, tick: Callable) -> None:
-        tick()
-        for _ in range(count):
-            next(steps)
-            tick()
-
-    return run
+BARE, FULL = "bare step", "notebook's, in float32"
+LADDER = (  # each with everything above it
+    PLAIN,
+    "images decoded once",
+    "channels last",
+    "fast precision",
+    "fused Adam",
+    "no .item() per step",
+    "memory pages kept",
+)
+KEEPING = (LADDER[-1], OURS, BARE, FULL)
 
 
 def tutorial_loader(folder: Path, size: int, shuffle: bool, **options) -> DataLoader:
@@ -288,55 +252,29 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     return transforms.functional.normalize(images.float() / 255, MEAN, STD)
 
 
-def ladder_steps(loop: Loop, config: SimpleNamespace) -> Iterator:
-    """Train for ever, whole batches only; yield after every step."""
-    nb, device = load_notebook(), torch.device(config.device)
-    layout = torch.channels_last if loop.channels_last else torch.contiguous_format
-    if loop.decode_once:
+def ladder_steps(name: str, config: SimpleNamespace) -> Iterator:
+    """Train for ever, whole batches only, with the changes up to `name`; yield after each step."""
+    nb, device, rung = load_notebook(), torch.device(config.device), LADDER.index(name)
+    decoded, layout = rung >= 1, torch.channels_last if rung >= 2 else torch.contiguous_format
+    if decoded:
         loader = nb.load_dataset(config.train, config.size, BATCH, True, device=device)
     else:
         loader = tutorial_loader(config.train, config.size, shuffle=True, drop_last=True)
     model = nb.initialize_model(2, 0).to(device, memory_format=layout).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=loop.fused or None)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=True if rung >= 4 else None)
     criterion, total = nn.CrossEntropyLoss(), 0.0
     for images, labels in itertools.chain.from_iterable(itertools.repeat(loader)):
         if len(images) < BATCH:
             continue
         images, labels = images.to(device), labels.to(device)
-        images = normalise(images) if loop.decode_once else images
-        with nb.autocast(device) if loop.autocast else contextlib.nullcontext():
-            loss = criterion(model(images.contiguous(memory_format=layout)), labels)
+        images = (normalise(images) if decoded else images).contiguous(memory_format=layout)
+        with nb.autocast(device) if rung >= 3 else contextlib.nullcontext():
+            loss = criterion(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        total += loss.detach() if loop.no_item else loss.item()
+        total += loss.detach() if rung >= 5 else loss.item()
         yield
-
-
-def notebook_steps(config: SimpleNamespace, full_precision: bool = False) -> Callable:
-    """The notebook's own `train_model`; its first step makes Adam's state and is not timed."""
-    nb, device = load_notebook(), torch.device(config.device)
-    if full_precision:
-        nb.globals["precision"] = lambda device: torch.float32
-    loader = nb.load_dataset(config.train, config.size, BATCH, True, device=device)
-    whole = len(loader.dataset) // BATCH * BATCH  # whole batches only
-    loader.dataset.images, loader.dataset.samples = (
-        values[:whole] for values in (loader.dataset.images, loader.dataset.samples)
-    )
-    model = nb.initialize_model(2, 0).to(device)
-
-    def run(steps: int, tick: Callable) -> None:
-        before = 0
-
-        def progress(done: int, *_) -> None:
-            nonlocal before
-            if done > before:  # an epoch's end reports its last step once more
-                tick()
-            before = done
-
-        nb.train_model(model, loader, max_steps=steps + 1, progress=progress)
-
-    return run
 
 
 def bare_steps(config: SimpleNamespace) -> Iterator:
@@ -356,53 +294,109 @@ def bare_steps(config: SimpleNamespace) -> Iterator:
         yield
 
 
-def measure_steps(config: SimpleNamespace) -> dict:
-    """Time a step of every loop in turns; return what the report needs of each."""
-    fresh, keeping = Worker(), Worker(keep=True)
-    names = [*LADDER, OURS, BARE, FULL]
-    kept = {"memory pages kept", OURS, BARE, FULL}
-    jobs = {
-        name: partial(keeping if name in kept else fresh, time_steps, name, config)
-        for name in names
-    }
+def from_generator(steps: Iterator) -> Callable:
+    next(steps)  # builds everything and trains one step that nobody times
+
+    def run(count: int, tick: Callable) -> None:
+        tick()
+        for _ in range(count):
+            next(steps)
+            tick()
+
+    return run
+
+
+def notebook_loop(config: SimpleNamespace, full: bool = False) -> Callable:
+    """The notebook's own `train_model`; its first step makes Adam's state and is not timed."""
+    nb, device = load_notebook(), torch.device(config.device)
+    if full:
+        nb.globals["precision"] = lambda device: torch.float32
+    loader = nb.load_dataset(config.train, config.size, BATCH, True, device=device)
+    images, whole = loader.dataset, len(loader.dataset) // BATCH * BATCH
+    images.images, images.samples = images.images[:whole], images.samples[:whole]
+    model = nb.initialize_model(2, 0).to(device)
+
+    def run(steps: int, tick: Callable) -> None:
+        before = 0
+
+        def progress(done: int, *_) -> None:
+            nonlocal before
+            if done > before:  # an epoch's end reports its last step once more
+                tick()
+            before = done
+
+        nb.train_model(model, loader, max_steps=steps + 1, progress=progress)
+
+    return run
+
+
+LOOPS = {
+    name: lambda config, name=name: from_generator(ladder_steps(name, config)) for name in LADDER
+}
+LOOPS[BARE] = lambda config: from_generator(bare_steps(config))
+LOOPS |= {OURS: notebook_loop, FULL: partial(notebook_loop, full=True)}
+
+
+def measure_step(config: SimpleNamespace) -> dict:
+    """Time a step of every loop in turns."""
+    fresh, keeping, slow = Worker(), Worker(keep=True), (*LADDER[:3], FULL)
+    jobs = {}
+    for name in (*LADDER, OURS, BARE, FULL):
+        steps = config.steps * (1 if name in slow else 3)
+        worker = keeping if name in KEEPING else fresh
+        jobs[name] = partial(worker, time_steps, name, steps, config)
+    for name in KEEPING:  # a heap that keeps its pages takes some steps to settle
+        jobs[name]()
     results, errors = interleave(jobs, config.rounds)
+    seconds = {name: [second for second, _ in result] for name, result in results.items()}
     rows, before = {}, None
-    for name, result in results.items():
-        seconds, faults = map(list, zip(*result, strict=True))
-        slow = name in list(LADDER)[: list(LADDER).index("fast precision")] or name == FULL
-        rows[name] = describe(seconds, config, "float32" if slow else "fast")
-        rows[name]["page faults/step"] = round(statistics.median(faults))
-        if PLAIN in results:
-            rows[name]["over plain"] = ratio([s for s, _ in results[PLAIN]], seconds)
-        if before and name in [*LADDER, OURS]:
-            rows[name]["over previous"] = ratio(before, seconds)
-        before = seconds
-    if {OURS, BARE} <= set(results):
-        ours, bare = ([s for s, _ in results[name]] for name in (OURS, BARE))
-        rows[OURS]["over bare step"] = ratio(ours, bare)
-    return {"rows": rows, "errors": errors}
+    for name, times in seconds.items():
+        row = rows[name] = {"s/step": statistics.median(times), "seconds": times}
+        row["share"] = share_of_limit(row["s/step"], "float32" if name in slow else "fast", config)
+        row["faults"] = round(statistics.median(faults for _, faults in results[name]))
+        row["over previous"] = ratio(before, times) if before and name in (*LADDER, OURS) else None
+        row["over plain"] = ratio(seconds[PLAIN], times) if PLAIN in seconds else None
+        before = times
+    overhead = ratio(seconds[OURS], seconds[BARE]) if {OURS, BARE} <= set(seconds) else None
+    result = {"rows": rows, "errors": errors, "loop over bare step": overhead}
+    return result | {"report": report_step(result, config)}
 
 
-def describe(seconds: list[float], config: SimpleNamespace, precision: str) -> dict:
-    """Return the median step, its images per second and its share of what the machine can do."""
-    step = statistics.median(seconds)
+def share_of_limit(step: float, kind: str, config: SimpleNamespace) -> float:
+    """Return how much of the measured rate a step uses: of copying (CUDA) or of products (CPU)."""
     pixels = (config.size / 224) ** 2
     if config.device.startswith("cuda"):
-        share = BATCH / step * MB_PER_IMAGE * pixels / 1e3 / config.rates["copy GB/s"]
-    else:
-        rates = config.rates["matmul GFLOP/s"]
-        share = BATCH * GFLOP_PER_IMAGE * pixels / step / rates.get(precision, rates["float32"])
-    return {"s/step": step, "images/s": BATCH / step, "share of limit": share, "seconds": seconds}
+        return BATCH / step * MB_PER_IMAGE * pixels / 1e3 / config.machine["copy GB/s"]
+    return BATCH / step * GFLOP_PER_IMAGE * pixels / config.machine[f"{kind} GFLOP/s"]
 
 
-# ------------------------------------------------------------------------------------------ gate
+def report_step(result: dict, config: SimpleNamespace) -> list[str]:
+    limit = "copying memory" if config.device.startswith("cuda") else "matrix products"
+    lines = [
+        f"a step of {BATCH} images, {config.size} px (share: of the measured rate of {limit})",
+        f"  {'':24}s/step images/s share  faults      over previous         over plain",
+    ]
+    for name, row in result["rows"].items():
+        numbers = f"{row['s/step']:6.3f} {BATCH / row['s/step']:8.1f} {row['share']:5.0%}"
+        gains = f"{show(row['over previous']):>18} {show(row['over plain']):>18}"
+        lines.append(f"  {name:24}{numbers} {row['faults']:7} {gains}")
+    for name, title, least in ((OURS, "a step", 4.5), (FULL, "a step in float32", 1.5)):
+        if over := result["rows"].get(name, {}).get("over plain"):
+            title = f"{title}, plain loop / ours"
+            lines.append(goal(title, show(over), over["median"] >= least, f"≥ {least}"))
+    if over := result["loop over bare step"]:
+        lines.append(goal("loop / bare step", show(over, 3), over["median"] <= 1.02, "≤ 1.02"))
+    return lines + not_run(result["errors"])
 
 
-def train_plain(model: nn.Module, loader, epochs: int, prepare=lambda images: images) -> list:
-    """The plain loop: float32, default layout and Adam; return the loss of every step."""
+# ---------------------------------------------------------------------------- gate: same results
+
+
+def train_plain(model: nn.Module, loader, epochs: int, prepare=lambda images: images) -> None:
+    """The plain loop: float32, default layout, default Adam."""
     device = next(model.parameters()).device
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-    criterion, losses = nn.CrossEntropyLoss(), []
+    criterion, total = nn.CrossEntropyLoss(), 0.0
     model.train()
     for _ in range(epochs):
         for images, labels in loader:
@@ -410,13 +404,12 @@ def train_plain(model: nn.Module, loader, epochs: int, prepare=lambda images: im
             loss = criterion(model(prepare(images.to(device)).contiguous()), labels.to(device))
             loss.backward()
             optimizer.step()
-            losses.append(loss.item())
-    return losses
+            total += loss.item()
 
 
 @contextlib.contextmanager
-def recorded_losses():
-    """Collect the loss of every step, whoever computes it, without touching its loop."""
+def recorded_losses() -> Iterator[list]:
+    """Collect the loss of every step, whoever computes it, without touching the loop."""
     losses = []
 
     def keep(module, _, output):
@@ -428,72 +421,86 @@ def recorded_losses():
     handle.remove()
 
 
-def gate(config: SimpleNamespace) -> dict:
+def measure_gate(config: SimpleNamespace) -> dict:
     """Train plainly and with the notebook's loop from the same weights on the same batches.
 
-    Passed if the two curves of a seed are on average no further apart (mean absolute difference
-    over the steps) than the plain curves of two seeds, and if the interval of the paired
-    difference in test accuracy holds 0.
+    Passed if a seed's two curves are on average no further apart (mean absolute difference over
+    the steps) than the plain curves of two seeds, and if the 95 % interval (Student's t) of the
+    paired differences in test accuracy holds 0.
     """
     from scipy.stats import ttest_1samp
 
-    nb, device = load_notebook(), torch.device(config.device)
-    images = nb.DecodedImages(config.train, config.gate_size)
-    test = nb.load_dataset(config.gate_test, config.gate_size, 128)
     curves, accuracies = {"plain": [], "ours": []}, {"plain": [], "ours": []}
     for seed, kind in itertools.product(range(config.seeds), curves):
-        loader = nb.load_dataset(images, batch_size=BATCH, shuffle=True, seed=seed)
-        model = nb.initialize_model(2, seed).to(device)
-        with recorded_losses() as losses:
-            if kind == "plain":
-                model.to(memory_format=torch.contiguous_format)
-                train_plain(model, loader, config.gate_epochs, normalise)
-            else:
-                nb.train_model(model, loader, config.gate_epochs)
-        curves[kind].append(torch.stack(losses).float().tolist())
-        with contextlib.redirect_stdout(io.StringIO()):
-            accuracies[kind].append(nb.evaluate_model(model, test)["accuracy"])
-    same = list(map(apart, curves["plain"], curves["ours"]))
-    other = [apart(a, b) for a, b in itertools.combinations(curves["plain"], 2)]
+        curve, accuracy = train_and_test(kind, seed, config)
+        curves[kind].append(curve)
+        accuracies[kind].append(accuracy)
+    same = statistics.mean(map(apart, curves["plain"], curves["ours"]))
+    other = statistics.mean(apart(*pair) for pair in itertools.combinations(curves["plain"], 2))
     shifts = [b - a for a, b in zip(*accuracies.values(), strict=True)]
-    low, high = ttest_1samp(shifts, 0).confidence_interval() if any(shifts) else (0.0, 0.0)
-    result = {
-        "steps": len(curves["ours"][0]),
-        "loss apart, same seed": statistics.mean(same),
-        "loss apart, other seed": statistics.mean(other),
-        "accuracy": {kind: statistics.mean(values) for kind, values in accuracies.items()},
-        "accuracy shift": {"median": statistics.mean(shifts), "low": low, "high": high},
-        "test images": len(test.dataset),
-    }
-    passed = statistics.mean(same) <= statistics.mean(other) and low <= 0 <= high
-    return result | {"passed": bool(passed), "curves": curves, "accuracies": accuracies}
+    low, high = (
+        ttest_1samp(shifts, 0).confidence_interval() if len(set(shifts)) > 1 else (shifts[0],) * 2
+    )
+    shift = {"median": statistics.mean(shifts), "low": low, "high": high}
+    plain, ours = map(statistics.mean, accuracies.values())
+    steps, passed = len(curves["plain"][0]), [same <= other, low <= 0 <= high]
+    report = [
+        f"same results: {config.seeds} seeds, {steps} steps of {BATCH} at {config.gate_size} px",
+        f"  test accuracy on average: plain {plain:.3f}, ours {ours:.3f}",
+        goal("losses apart, same seed", f"{same:.4f}", passed[0], f"≤ {other:.4f}, other seeds"),
+        goal("shift in accuracy, 95 % interval", show(shift, 3), passed[1], "holds 0"),
+    ]
+    result = {"curves": curves, "accuracies": accuracies, "same seed": same, "other seed": other}
+    return result | {"shift": shift, "passed": all(passed), "report": report}
+
+
+def train_and_test(kind: str, seed: int, config: SimpleNamespace) -> tuple[list[float], float]:
+    """Return the loss of every step and the test accuracy."""
+    nb, device, size = load_notebook(), torch.device(config.device), config.gate_size
+    loader = nb.load_dataset(config.train, size, BATCH, shuffle=True, seed=seed, device=device)
+    model = nb.initialize_model(2, seed).to(device)
+    with recorded_losses() as losses, contextlib.redirect_stdout(io.StringIO()):
+        if kind == "plain":
+            nb.globals["precision"] = lambda device: torch.float32  # of the test
+            model.to(memory_format=torch.contiguous_format)
+            train_plain(model, loader, config.gate_epochs, normalise)
+        else:
+            nb.train_model(model, loader, config.gate_epochs)
+        scores = nb.evaluate_model(model, nb.load_dataset(config.gate_test, size, 128))
+    return torch.stack(losses).float().tolist(), scores["accuracy"]
 
 
 def apart(a: list[float], b: list[float]) -> float:
     return statistics.mean(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
-# ------------------------------------------------------------------------------------------ cold
+# ----------------------------------------------------------------------------- cold: a whole run
 
 
-def cold(config: SimpleNamespace) -> dict:
-    """Run both whole programs in new processes; return their seconds, split, and the ratio."""
+def measure_cold(config: SimpleNamespace) -> dict:
+    """Run both whole programs in new processes and split their seconds."""
     runs = {}
-    for kind in ("plain", "ours"):
+    for kind in PROGRAMS:
         options = kind, config.data, config.size, config.epochs, config.device
-        start = time.perf_counter()
         command = [sys.executable, __file__, "--child", *map(str, options)]
+        start = time.perf_counter()
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         total = time.perf_counter() - start
         parts = json.loads(done.stdout.splitlines()[-1])
         runs[kind] = {"import": total - sum(parts.values())} | parts | {"total": total}
-    return runs | {"ratio": runs["plain"]["total"] / runs["ours"]["total"]}
+    times = runs["plain"]["total"] / runs["ours"]["total"]
+    report = [f"from a cold start to the figures, both arms, {config.epochs} epochs, seconds"]
+    for kind, parts in runs.items():
+        report.append(f"  {kind:6}" + "".join(f"  {k} {v:.1f}" for k, v in parts.items()))
+    report.append(goal("whole run, plain / ours", f"{times:.2f}", times >= 4, "≥ 4"))
+    if config.epochs < 10:  # ours spends what it spends once on few steps, the plain loop too
+        report.append("  (less than for 10 epochs: import and decoding weigh more in a short run)")
+    return {"seconds": runs, "ratio": times, "report": report}
 
 
-def cold_child(kind: str, data: str, size: str, epochs: str, device: str) -> None:
+def run_cold(kind: str, data: str, size: str, epochs: str, device: str) -> None:
     """Train both arms and test them; print the seconds that each kind of work took."""
     spent = {"decode": 0.0, "train": 0.0, "evaluate": 0.0}
-    program = {"plain": PlainProgram, "ours": NotebookProgram}[kind](int(size), device)
 
     def timed(part: str, function: Callable, *arguments):
         start = time.perf_counter()
@@ -501,95 +508,86 @@ def cold_child(kind: str, data: str, size: str, epochs: str, device: str) -> Non
         spent[part] += time.perf_counter() - start
         return result
 
+    load, make, train, evaluate = PROGRAMS[kind](int(size), torch.device(device))
     for arm in ("train", "train_aug"):
-        train, test = (
-            timed("decode", program.load, Path(data, part), part != "test")
-            for part in (arm, "test")
-        )
-        model = timed("train", program.model)
-        timed("train", program.train, model, train, int(epochs))
-        timed("evaluate", program.evaluate, model, test)
+        images = timed("decode", load, Path(data, arm), True)
+        test = timed("decode", load, Path(data, "test"), False)
+        model = timed("train", make)
+        timed("train", train, model, images, int(epochs))
+        timed("evaluate", evaluate, model, test)
     print(json.dumps(spent))
 
 
-class PlainProgram:
-    """What a tutorial does; it decodes while it trains."""
+def plain_program(size: int, device: torch.device) -> tuple:
+    """Return a tutorial's load, make, train and evaluate; it decodes while it trains."""
 
-    def __init__(self, size: int, device: str):
-        self.size, self.device = size, torch.device(device)
-
-    def load(self, folder: Path, shuffle: bool) -> DataLoader:
-        return tutorial_loader(folder, self.size, shuffle)
-
-    def model(self) -> nn.Module:
+    def make() -> nn.Module:
         model = resnet50(weights=None)
         model.fc = nn.Linear(model.fc.in_features, 2)
-        return model.to(self.device)
+        return model.to(device)
 
-    def train(self, model: nn.Module, loader: DataLoader, epochs: int) -> None:
-        train_plain(model, loader, epochs)
-
-    def evaluate(self, model: nn.Module, loader: DataLoader) -> None:
+    def evaluate(model: nn.Module, loader: DataLoader) -> list:
         model.eval()
         with torch.no_grad():
-            for images, _ in loader:
-                model(images.to(self.device)).argmax(1).tolist()
+            return [model(images.to(device)).argmax(1).tolist() for images, _ in loader]
+
+    return lambda *part: tutorial_loader(part[0], size, part[1]), make, train_plain, evaluate
 
 
-class NotebookProgram:
-    """What the notebook does."""
+def notebook_program(size: int, device: torch.device) -> tuple:
+    """Return the notebook's load, make, train and evaluate."""
+    keep_pages()
+    nb = load_notebook()
 
-    def __init__(self, size: int, device: str):
-        keep_pages()
-        self.nb, self.size, self.device = load_notebook(), size, torch.device(device)
+    def load(folder: Path, shuffle: bool) -> DataLoader:
+        return nb.load_dataset(folder, size, BATCH, shuffle, device=device)
 
-    def load(self, folder: Path, shuffle: bool) -> DataLoader:
-        return self.nb.load_dataset(folder, self.size, BATCH, shuffle, device=self.device)
-
-    def model(self) -> nn.Module:
-        return self.nb.initialize_model().to(self.device)
-
-    def train(self, model: nn.Module, loader: DataLoader, epochs: int) -> None:
-        self.nb.train_model(model, loader, epochs)
-
-    def evaluate(self, model: nn.Module, loader: DataLoader) -> None:
-        self.nb.evaluate_model(model, loader)
+    return load, lambda: nb.initialize_model().to(device), nb.train_model, nb.evaluate_model
 
 
-# ---------------------------------------------------------------------------------------- linear
+PROGRAMS = {"plain": plain_program, "ours": notebook_program}
+
+
+# --------------------------------------------------------------------------- linear: more images
 
 
 def repeat_files(source: Path, target: Path, count: int) -> Path:
-    """Fill `target` with `count` links to the images of `source`, class by class in turns."""
-    samples = ImageFolder(source).samples
-    for number, (path, _) in zip(range(count), itertools.cycle(samples), strict=False):
+    """Fill `target` with `count` links to the images of `source`."""
+    for number, (path, _) in zip(
+        range(count), itertools.cycle(ImageFolder(source).samples), strict=False
+    ):
         link = target / Path(path).parent.name / f"{number}{Path(path).suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
         os.link(path, link)
     return target
 
 
-def linear(config: SimpleNamespace) -> dict:
-    """Compare the cost per image at 2,000 images with that at 200; batches of 40 fit both."""
-    worker, counts = Worker(keep=True), config.counts
-    folders = [repeat_files(config.train, config.work / str(count), count) for count in counts]
-    jobs = {
-        str(count): partial(worker, cost_per_image, folder, max(counts) // count, config)
-        for count, folder in zip(counts, folders, strict=True)
-    }
+def measure_linear(config: SimpleNamespace) -> dict:
+    """Compare the cost per image of 2,000 images with that of 200; batches of 40 fit both."""
+    worker, (few, many), jobs = Worker(keep=True), config.counts, {}
+    for count in config.counts:
+        folder = repeat_files(config.train, config.work / str(count), count)
+        jobs[count] = partial(worker, cost_per_image, folder, many // count, config)
+    jobs[few]()
     results, errors = interleave(jobs, 3)
     if errors:
         raise RuntimeError(errors)
-    (few_load, few_train), (many_load, many_train) = (
-        map(list, zip(*results[str(count)], strict=True)) for count in counts
-    )
-    result = {"counts": counts, "size": config.gate_size}
-    result["images/s"] = [1 / statistics.median(cost) for cost in (few_train, many_train)]
-    result["training"] = ratio(few_train, many_train)
-    result["loading"] = ratio(few_load, many_load)
+    costs = {count: list(map(list, zip(*results[count], strict=True))) for count in jobs}
+    load, train = (ratio(*pair) for pair in zip(costs[few], costs[many], strict=True))
+    report = [
+        f"images/s with {many} images / with {few} images, {config.gate_size} px",
+        goal("training", show(train), 0.9 <= train["median"] <= 1.1, "0.9–1.1"),
+        goal("reading and decoding", show(load), load["median"] >= 0.9, "≥ 0.9"),
+    ]
+    result = {"seconds per image": costs, "load": load, "train": train, "report": report}
     if config.large:
         folder = repeat_files(config.train, config.work / "large", config.large)
-        result["large"] = {"images": config.large} | Worker(keep=True)(peak_memory, folder, config)
+        peak = result["memory in GB"] = Worker(keep=True)(peak_memory, folder, config)
+        taken = peak["loaded"] - peak["before"]
+        report += [
+            f"  {config.large} images: " + ", ".join(f"{k} {v:.2f} GB" for k, v in peak.items()),
+            goal("memory of the images", f"{taken:.2f} GB", taken <= peak["room"], "≤ room"),
+        ]
     return result
 
 
@@ -598,19 +596,18 @@ def cost_per_image(folder: Path, epochs: int, config: SimpleNamespace) -> tuple[
     nb, device = load_notebook(), torch.device(config.device)
     start = time.perf_counter()
     loader = nb.load_dataset(folder, config.gate_size, 40, shuffle=True, device=device)
-    loaded = time.perf_counter()
+    loaded, images = time.perf_counter(), len(loader.dataset)
     nb.train_model(nb.initialize_model().to(device), loader, epochs)
-    images = len(loader.dataset)
     return (loaded - start) / images, (time.perf_counter() - loaded) / images / epochs
 
 
 def peak_memory(folder: Path, config: SimpleNamespace) -> dict:
-    """Load the images and train ten steps; return this process's peak memory in GB (Linux)."""
-    status, peak, running = Path("/proc/self/status"), {"RssAnon": 0.0, "VmHWM": 0.0}, True
+    """Load the images and train ten steps; return this process's peaks of memory (Linux), GB."""
+    peak, running = {"RssAnon": 0.0, "VmHWM": 0.0}, True
 
     def watch() -> None:
         while running:
-            for line in status.read_text().splitlines():
+            for line in read_text("/proc/self/status"):
                 name, _, value = line.partition(":")
                 if name in peak:
                     peak[name] = max(peak[name], int(value.split()[0]) / 1e6)
@@ -622,28 +619,27 @@ def peak_memory(folder: Path, config: SimpleNamespace) -> dict:
         nb, device = load_notebook(), torch.device(config.device)
         before, room = peak["RssAnon"], nb.room_on("cpu") / 1e9
         loader = nb.load_dataset(folder, config.size, BATCH, shuffle=True, device=device)
-        loaded = peak["RssAnon"]
+        loaded, pixels = peak["RssAnon"], loader.dataset.images.nbytes / 1e9
         nb.train_model(nb.initialize_model().to(device), loader, max_steps=10)
     finally:
         running = False
         thread.join()
-    size = loader.dataset.images.nbytes / 1e9
-    return {"pixels": size, "room": room, "before": before, "loaded": loaded} | peak
+    return {"pixels": pixels, "room": room, "before": before, "loaded": loaded} | peak
 
 
-# --------------------------------------------------------------------------------------- augment
+# ----------------------------------------------------------------------------- augment: augment.py
 
 
 def measure_augment(config: SimpleNamespace) -> dict:
     """Time augment.py's start and its work, with one and two workers, against a plain loop."""
     import augment
 
-    source, device = config.data / "train", torch.device("cpu")
     command = [sys.executable, str(ROOT / "augment.py"), "--help"]
-    start_up = seconds_of(
-        lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL), device
-    )
-    outputs = iter(config.work / f"augmented{number}" for number in itertools.count())
+    start = partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
+    start_up = seconds_of(start, torch.device("cpu"))
+    count = 40 if config.quick else 400
+    source = repeat_files(config.data / "train", config.work / "sources", count)
+    outputs = (config.work / f"copies{number}" for number in itertools.count())
 
     def ours(workers: int) -> tuple[float, Path]:
         output = next(outputs)
@@ -655,19 +651,22 @@ def measure_augment(config: SimpleNamespace) -> dict:
         "2 workers": partial(ours, 2),
         "plain loop": lambda: augment_plainly(source, reference, next(outputs)),
     }
-    results, errors = interleave(jobs, 1 if config.quick else 3)
+    results, errors = interleave(jobs, 3)
     if errors:
         raise RuntimeError(errors)
-    copies = len(list(reference.rglob("*.jpg")))
-    seconds = {name: [second for second, _ in result] for name, result in results.items()}
-    half = [second / 2 for second in seconds["1 worker"]]
-    return {
-        "start-up s": start_up,
-        "copies/s": {name: copies / statistics.median(value) for name, value in seconds.items()},
-        "over plain loop": ratio(seconds["plain loop"], seconds["1 worker"]),
-        "parallel efficiency": ratio(half, seconds["2 workers"]),
-        "same pixels": same_pixels(*(result[-1][1] for result in results.values())),
-    }
+    one, two, plain = ([second for second, _ in result] for result in results.values())
+    over, efficiency = ratio(plain, one), ratio([second / 2 for second in one], two)
+    same = same_pixels(*(result[-1][1] for result in results.values()))
+    rates = {name: 3 * count / statistics.median(s for s, _ in results[name]) for name in jobs}
+    report = [
+        "augment.py, copies/s: " + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()),
+        goal("start-up", f"{start_up:.2f} s", start_up < 1, "< 1 s"),
+        goal("1 worker / plain loop", show(over), over["median"] > 1, "> 1"),
+        goal("efficiency of 2 workers", show(efficiency), efficiency["median"] >= 0.9, "≥ 0.9"),
+        goal("same pixels as the plain loop's", str(same), same, "True"),
+    ]
+    result = {"start-up s": start_up, "copies/s": rates, "over plain loop": over}
+    return result | {"efficiency": efficiency, "same pixels": same, "report": report}
 
 
 def augment_plainly(source: Path, reference: Path, output: Path) -> tuple[float, Path]:
@@ -681,12 +680,11 @@ def augment_plainly(source: Path, reference: Path, output: Path) -> tuple[float,
     start = time.perf_counter()
     for row in rows:
         image = ImageOps.exif_transpose(Image.open(source / row["source"])).convert("RGB")
-        for operation in json.loads(row["operations"]):
-            parameters = dict(operation)
-            name = parameters.pop("name")
+        for parameters in json.loads(row["operations"]):
+            operation = getattr(imaugs, parameters.pop("name"))
             if "emoji" in parameters:
                 parameters["emoji_path"] = f"{EMOJI_DIR}/{parameters.pop('emoji')}.png"
-            image = getattr(imaugs, name)(image, **parameters)
+            image = operation(image, **parameters)
         (output / row["copy"]).parent.mkdir(parents=True, exist_ok=True)
         image.save(output / row["copy"], quality=95)
     return time.perf_counter() - start, output
@@ -702,144 +700,132 @@ def same_pixels(first: Path, *others: Path) -> bool:
     )
 
 
-# ----------------------------------------------------------------------------------------- peers
+# ------------------------------------------------------------------------- peers: other libraries
 
-# Each gets whole batches of prepared float32 images, so that neither decoding nor collating is
-# counted against it, and the network and the Adam that its own documentation would use. "Best"
-# means every switch that it offers for this device and that is no change of its code.
-
-
-def peer_batches(config: SimpleNamespace, steps: int) -> DataLoader:
-    """Return a loader of `steps` + 1 batches of 32: the first step of every call is not timed."""
-    nb = load_notebook()
-    images, labels = next(iter(nb.load_dataset(config.train, config.size, BATCH, True)))
-    batches = [list(range(len(images)))] * (steps + 1)
-    return DataLoader(TensorDataset(normalise(images), labels), sampler=batches, batch_size=None)
+# Each gets one prepared float32 batch again and again, so that neither decoding nor collating is
+# counted against it. "Best" has every switch that the library itself offers for this device.
 
 
-def own_loop(make: Callable, config: SimpleNamespace) -> Callable:
-    """Wrap step(images, labels) of a library whose loop is a script of its own."""
-    loader, step = peer_batches(config, config.steps), make()
-    device = torch.device(config.device)
+def peer_batches(config: SimpleNamespace, steps: int = 1) -> DataLoader:
+    """Return a loader of `steps` + 1 batches: the first step of every call is not timed."""
+    images, labels = next(
+        iter(load_notebook().load_dataset(config.train, config.size, BATCH, True))
+    )
+    data = TensorDataset(normalise(images).to(config.device), labels.to(config.device))
+    return DataLoader(data, sampler=[list(range(len(images)))] * (steps + 1), batch_size=None)
+
+
+def torchvision_step(config: SimpleNamespace, best: bool) -> Callable:
+    """One step of references/classification/train.py, which reads three numbers in each."""
+    if best and not config.device.startswith("cuda"):
+        raise RuntimeError("no switch of it helps on this device: its --amp is for CUDA only")
+    model = resnet50(weights=None, num_classes=2).to(config.device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+    criterion, meters = nn.CrossEntropyLoss(), ([], [], [])
+    scaler = torch.amp.GradScaler("cuda", enabled=best)
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+        with torch.autocast("cuda", enabled=best):
+            output = model(images)
+            loss = criterion(output, labels)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        with torch.inference_mode():
+            hits = (output.topk(2).indices == labels[:, None]).float()
+            values = loss, hits[:, 0].mean(), hits.sum(1).mean()
+        for meter, value in zip(meters, values, strict=True):
+            meter.append(value.item())
+
+    return step
+
+
+def timm_step(config: SimpleNamespace, best: bool) -> Callable:
+    """One step of timm's train.py, its optimiser factory and network.
+
+    Best: --amp --amp-dtype bfloat16 --channels-last --opt-kwargs fused=True.
+    """
+    import timm
+    import timm.optim
+
+    layout = torch.channels_last if best else torch.contiguous_format
+    model = timm.create_model("resnet50", num_classes=2).train()
+    model = model.to(config.device, memory_format=layout)
+    options = {"fused": True} if best else {}
+    optimizer = timm.optim.create_optimizer_v2(model, "adam", lr=0.001, **options)
+    criterion, meter = nn.CrossEntropyLoss(), timm.utils.AverageMeter()
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+        images = images.contiguous(memory_format=layout)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=best):
+            loss = criterion(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        meter.update(loss.item(), len(images))
+
+    return step
+
+
+def script_loop(make: Callable, config: SimpleNamespace, best: bool) -> Callable:
+    """The loop around a step of a library whose loop is a script and not a part of its package."""
+    loader, step = peer_batches(config, config.steps), make(config, best)
 
     def run(_: int, tick: Callable) -> None:
         for images, labels in loader:
-            step(images.to(device), labels.to(device))
+            step(images, labels)
             tick()
 
     return run
 
 
-def torchvision_reference(config: SimpleNamespace, best: bool = False) -> Callable:
-    """references/classification/train.py: three numbers read from the device in every step."""
-    if best and not config.device.startswith("cuda"):
-        raise RuntimeError("its --amp is for CUDA only: it has no switch for this device")
+def fastai_loop(config: SimpleNamespace, best: bool) -> Callable:
+    """Learner.fit; best: channels last, torch's fused Adam, and bf16, which it has on CUDA only."""
+    from fastai import basics as fastai
+    from fastai.callback import channelslast  # noqa: F401
 
-    def make() -> Callable:
-        model = resnet50(weights=None, num_classes=2).to(config.device).train()
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-        criterion, meters = nn.CrossEntropyLoss(), {"loss": [], "acc1": [], "acc2": []}
-        scaler = torch.amp.GradScaler("cuda") if best else None
+    class Tick(fastai.Callback):
+        def after_batch(self):
+            self.tick()
 
-        def step(images, labels):
-            with torch.autocast("cuda", enabled=best):
-                output = model(images)
-                loss = criterion(output, labels)
-            optimizer.zero_grad()
-            if scaler:
-                scaler.scale(loss).backward()
-                scaler.step(optimizer)
-                scaler.update()
-            else:
-                loss.backward()
-                optimizer.step()
-            with torch.inference_mode():
-                hits = output.topk(2).indices == labels[:, None]
-                accuracies = hits[:, :1].sum() / len(labels), hits.sum() / len(labels)
-            for meter, value in zip(meters.values(), (loss, *accuracies), strict=True):
-                meter.append(value.item())
+        def before_validate(self):
+            raise fastai.CancelValidException
 
-        return step
-
-    return own_loop(make, config)
-
-
-def timm(config: SimpleNamespace, best: bool = False) -> Callable:
-    """train.py: --amp --amp-dtype bfloat16 --channels-last --opt-kwargs fused=True at best."""
-    from contextlib import nullcontext
-
-    import timm
-    from timm.optim import create_optimizer_v2
-
-    def make() -> Callable:
-        layout = torch.channels_last if best else torch.contiguous_format
-        model = timm.create_model("resnet50", num_classes=2).train()
-        model = model.to(config.device, memory_format=layout)
-        options = {"fused": True} if best else {}
-        optimizer = create_optimizer_v2(model, opt="adam", lr=0.001, weight_decay=0, **options)
-        criterion, meter = nn.CrossEntropyLoss(), timm.utils.AverageMeter()
-        kind = torch.device(config.device).type
-
-        def step(images, labels):
-            images = images.contiguous(memory_format=layout)
-            with torch.autocast(kind, torch.bfloat16) if best else nullcontext():
-                loss = criterion(model(images), labels)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            meter.update(loss.item(), len(images))
-
-        return step
-
-    return own_loop(make, config)
-
-
-def fastai(config: SimpleNamespace, best: bool = False) -> Callable:
-    """Learner.fit; its mixed precision is written for CUDA, so at best it has that only there."""
-    from fastai.basics import Callback, CrossEntropyLossFlat, DataLoaders, Learner, OptimWrapper
-    from fastai.callback import channelslast, fp16  # noqa: F401
-
-    loader = peer_batches(config, config.steps)
-    loaders = DataLoaders(loader, loader, device=config.device)
-    model = resnet50(weights=None, num_classes=2)
-    options = {"opt_func": partial(OptimWrapper, opt=torch.optim.Adam, fused=True)} if best else {}
-    learner = Learner(loaders, model, CrossEntropyLossFlat(), **options)
+    loader, model = peer_batches(config, config.steps), resnet50(weights=None, num_classes=2)
+    adam = partial(fastai.OptimWrapper, opt=torch.optim.Adam, fused=True)
+    learner = fastai.Learner(
+        fastai.DataLoaders(loader, loader, device=config.device),
+        model,
+        loss_func=nn.CrossEntropyLoss(),
+        opt_func=adam if best else fastai.Adam,
+        cbs=Tick(),
+    )
     if best:
         learner.to_channelslast(use_amp=config.device.startswith("cuda"), amp_mode="bf16")
 
-    class Tick(Callback):
-        def after_batch(self):
-            if self.training:
-                self.tick()
-
     def run(_: int, tick: Callable) -> None:
-        callback = Tick()
-        callback.tick = tick
-        learner.dls.valid.sampler = []  # no evaluation
-        learner.fit(1, 0.001, cbs=[callback])
+        learner.tick.tick = tick
+        learner.fit(1, 0.001)
 
     return run
 
 
-def lightning(config: SimpleNamespace, best: bool = False) -> Callable:
-    """Trainer.fit; at best in bf16-mixed and barebones, on a channels-last model, fused Adam."""
+def lightning_loop(config: SimpleNamespace, best: bool) -> Callable:
+    """Trainer.fit; best: bf16-mixed, barebones, a channels-last network, torch's fused Adam."""
     import lightning
+
+    layout = torch.channels_last if best else torch.contiguous_format
 
     class Classifier(lightning.LightningModule):
         def __init__(self):
             super().__init__()
-            self.model, self.criterion = (
-                resnet50(weights=None, num_classes=2),
-                nn.CrossEntropyLoss(),
-            )
-            if best:
-                self.model.to(memory_format=torch.channels_last)
+            self.model = resnet50(weights=None, num_classes=2).to(memory_format=layout)
 
         def training_step(self, batch, _):
             images, labels = batch
-            if best:
-                images = images.contiguous(memory_format=torch.channels_last)
-            return self.criterion(self.model(images), labels)
+            logits = self.model(images.contiguous(memory_format=layout))
+            return nn.functional.cross_entropy(logits, labels)
 
         def configure_optimizers(self):
             return torch.optim.Adam(self.parameters(), lr=0.001, fused=best or None)
@@ -849,21 +835,22 @@ def lightning(config: SimpleNamespace, best: bool = False) -> Callable:
 
     loader, module = peer_batches(config, config.steps), Classifier()
     options = {"precision": "bf16-mixed", "barebones": True} if best else {}
-    options |= {"accelerator": "gpu" if config.device.startswith("cuda") else "cpu", "devices": 1}
+    options["accelerator"] = "gpu" if config.device.startswith("cuda") else "cpu"
 
     def run(_: int, tick: Callable) -> None:
         module.tick = tick
         with tempfile.TemporaryDirectory() as logs:
-            trainer = lightning.Trainer(max_epochs=1, default_root_dir=logs, **options)
+            trainer = lightning.Trainer(max_epochs=1, devices=1, default_root_dir=logs, **options)
             trainer.fit(module, loader)
 
     return run
 
 
-def keras(config: SimpleNamespace, best: bool = False) -> Callable:
-    """Keras 3 on torch: Model.fit of its own ResNet-50 (NHWC); at best in mixed_bfloat16.
+def keras_loop(config: SimpleNamespace, best: bool) -> Callable:
+    """Model.fit of Keras's ResNet-50 on torch; best: mixed_bfloat16.
 
-    Its ResNet-50 is the first version, which takes 6 % less arithmetic than torchvision's.
+    Its images are channels last by default. Its ResNet-50 is the first version, whose arithmetic
+    is 6 % less than that of torchvision's.
     """
     os.environ["KERAS_BACKEND"] = "torch"
     import keras
@@ -871,165 +858,106 @@ def keras(config: SimpleNamespace, best: bool = False) -> Callable:
     keras.config.set_dtype_policy("mixed_bfloat16" if best else "float32")
     size = config.size, config.size, 3
     model = keras.applications.ResNet50(weights=None, classes=2, input_shape=size)
-    optimizer = keras.optimizers.Adam(0.001)
-    model.compile(optimizer, loss="sparse_categorical_crossentropy")
+    model.compile(keras.optimizers.Adam(0.001), loss="sparse_categorical_crossentropy")
     loader = peer_batches(config, config.steps)
     images, labels = loader.dataset.tensors
     loader.dataset.tensors = images.permute(0, 2, 3, 1).contiguous(), labels
 
     def run(_: int, tick: Callable) -> None:
-        callback = keras.callbacks.LambdaCallback(on_train_batch_end=tick)
-        model.fit(loader, callbacks=[callback])
+        model.fit(loader, callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=tick)])
 
     return run
 
 
-LIBRARIES = (fastai, lightning, timm, torchvision_reference, keras)
 PEERS = {
-    f"{library.__name__}, {kind}": partial(library, best=kind == "best")
-    for library, kind in itertools.product(LIBRARIES, ("default", "best"))
+    "fastai": fastai_loop,
+    "lightning": lightning_loop,
+    "timm": partial(script_loop, timm_step),
+    "torchvision script": partial(script_loop, torchvision_step),
+    "keras": keras_loop,
 }
+PEER_LOOPS = {
+    f"{name}, {kind}": partial(loop, best=kind == "best")
+    for name, loop in PEERS.items()
+    for kind in ("default", "best")
+}
+LOOPS |= PEER_LOOPS
 
 
 def measure_peers(config: SimpleNamespace) -> dict:
-    """Install the peers into an environment of their own and run them there beside the notebook."""
+    """Install the peers into an environment of their own and time them there beside ours."""
     folder = config.peers_env or config.work / "peers"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
         venv.create(folder, with_pip=True)
-    pins = [
-        f"{name}=={importlib.metadata.version(name).split('+')[0]}"
-        for name in ("torch", "torchvision")
-    ]
+    pins = [f"{name}=={config.machine[name].split('+')[0]}" for name in ("torch", "torchvision")]
     pip = [str(python), "-m", "pip", "install", "--quiet", *pins]
     subprocess.run([*pip, "-r", str(ROOT / "tests" / "requirements.txt")], check=True)
     errors = {}
     for name in ("fastai", "lightning", "timm", "keras"):
-        done = subprocess.run([*pip, name], capture_output=True, text=True)
+        done = subprocess.run([*pip, name], stderr=subprocess.PIPE, text=True)
         if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if "ERROR" in line]
-            errors[name] = f"not installed: {(lines or ['pip failed'])[0]}"
+            errors[f"{name} (pip)"] = first_error(done.stderr)
     order, answer = config.work / "order.json", config.work / "answer.json"
     order.write_text(json.dumps(vars(config), default=str))
     command = [str(python), __file__, "--peers-child", str(order), str(answer)]
     subprocess.run(command, check=True)
     result = json.loads(answer.read_text())
-    result["not installed"] = errors
-    return result
+    report = ["other libraries on the same batch: s/step, and how often ours fits into it"]
+    for name, row in result["rows"].items():
+        version = result["versions"].get(name.split(",")[0], "")
+        report.append(f"  {name:26} {version:9} {row['s/step']:6.3f}  {show(row['over ours'])}")
+    over = [row["over ours"]["median"] for name, row in result["rows"].items() if name != OURS]
+    if over:
+        report.append(goal("fastest of them / ours", f"{min(over):.2f}", min(over) >= 1, "≥ 1"))
+    return result | {"report": report + not_run(errors | result["errors"])}
 
 
-def peers_child(order: str, answer: str) -> None:
+def first_error(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.startswith("ERROR")]
+    return (lines or ["pip failed"])[0]
+
+
+def run_peers(order: str, answer: str) -> None:
     """Time the peers and the notebook in turns; runs in the peers' environment."""
     config = SimpleNamespace(**json.loads(Path(order).read_text()))
     fresh, keeping = Worker(), Worker(keep=True)
-    jobs = {OURS: partial(keeping, time_steps, OURS, config)}
-    jobs |= {name: partial(fresh, time_steps, name, config) for name in PEERS}
+    jobs = {OURS: partial(keeping, time_steps, OURS, config.steps, config)}
+    for name in PEER_LOOPS:
+        jobs[name] = partial(fresh, time_steps, name, config.steps, config)
+    for _ in range(3):  # until the heap has settled
+        jobs[OURS]()
     results, errors = interleave(jobs, config.rounds)
+    versions = {name: version_of(name) for name in ("fastai", "lightning", "timm", "keras")}
     seconds = {name: [second for second, _ in result] for name, result in results.items()}
-    versions = {
-        name: importlib.metadata.version(name)
-        for name in ("torch", "torchvision", "fastai", "lightning", "timm", "keras")
-        if importlib.util.find_spec(name)
+    rows = {
+        name: {
+            "s/step": statistics.median(times),
+            "over ours": ratio(times, seconds[OURS]),
+            "seconds": times,
+        }
+        for name, times in seconds.items()
     }
-    result = {"versions": versions, "errors": errors, "rows": {}}
-    for name, values in seconds.items():
-        result["rows"][name] = {"s/step": statistics.median(values), "seconds": values}
-        if OURS in seconds:
-            result["rows"][name]["over ours"] = ratio(values, seconds[OURS])
-    Path(answer).write_text(json.dumps(result))
+    Path(answer).write_text(json.dumps({"versions": versions, "rows": rows, "errors": errors}))
 
 
-# ---------------------------------------------------------------------------------------- report
-
-
-def report_step(result: dict, config: SimpleNamespace) -> Iterator[str]:
-    limit = "memory traffic" if config.device.startswith("cuda") else "matrix products"
-    yield f"a step of {BATCH} images, {config.size} px; share of the measured rate of {limit}"
-    yield f"  {'':24} s/step  images/s  share  faults    over previous       over plain"
-    for name, row in result["rows"].items():
-        gains = (show(row[key]) if key in row else "" for key in ("over previous", "over plain"))
-        numbers = f"{row['s/step']:6.3f}  {row['images/s']:8.1f}  {row['share of limit']:5.0%}"
-        yield "  {:24} {}  {:>6}  {:>16} {:>16}".format(
-            name, numbers, row["page faults/step"], *gains
-        )
-    yield from report_errors(result["errors"])
-    rows = result["rows"]
-    if over := rows.get(OURS, {}).get("over plain"):
-        yield goal("the step against the plain loop", show(over), over["median"] >= 4.5, "≥ 4.5")
-    if over := rows.get(FULL, {}).get("over plain"):
-        yield goal("the same without bfloat16", show(over), over["median"] >= 1.5, "≥ 1.5")
-    if over := rows.get(OURS, {}).get("over bare step"):
-        yield goal("loop over bare step", show(over, 3), over["median"] <= 1.02, "≤ 1.02")
-
-
-def report_gate(result: dict, config: SimpleNamespace) -> Iterator[str]:
-    yield (
-        f"same results: {config.seeds} seeds, {result['steps']} steps at {config.gate_size} px, "
-        f"tested on {result['test images']} images"
-    )
-    yield "  loss apart: {:.4f} with the same seed, {:.4f} with another in float32".format(
-        result["loss apart, same seed"], result["loss apart, other seed"]
-    )
-    yield "  test accuracy: plain {plain:.3f}, ours {ours:.3f}".format(**result["accuracy"])
-    shift = show(result["accuracy shift"], 3)
-    yield goal("accuracy shift (95 % interval)", shift, result["passed"], "holds 0, losses closer")
-
-
-def report_cold(result: dict, config: SimpleNamespace) -> Iterator[str]:
-    yield f"cold start to figures, both arms, {config.epochs} epochs: seconds"
-    for kind in ("plain", "ours"):
-        yield f"  {kind:6}" + "".join(f"  {k} {v:.1f}" for k, v in result[kind].items())
-    if config.epochs < 10:
-        yield "  (a lower bound for 10 epochs: import, decoding and test weigh more in a short run)"
-    yield goal("plain / ours", f"{result['ratio']:.2f}", result["ratio"] >= 4, "≥ 4")
-
-
-def report_linear(result: dict, config: SimpleNamespace) -> Iterator[str]:
-    few, many = result["counts"]
-    yield f"{many} images against {few}, {result['size']} px"
-    yield "  images/s in training: {1:.0f} against {0:.0f}".format(*result["images/s"])
-    gain = result["training"]
-    yield goal("training images/s", show(gain), 0.9 <= gain["median"] <= 1.1, "0.9–1.1")
-    yield goal("loading images/s", show(result["loading"]), None, "")
-    if large := result.get("large"):
-        yield f"  {large['images']} images: " + ", ".join(
-            f"{name} {value:.2f} GB" for name, value in large.items() if name != "images"
-        )
-        grown = large["loaded"] - large["before"]
-        yield goal("memory for the images", f"{grown:.2f} GB", grown <= large["room"], "≤ room")
-
-
-def report_augment(result: dict, config: SimpleNamespace) -> Iterator[str]:
-    yield "augment.py: " + ", ".join(f"{k} {v:.0f} copies/s" for k, v in result["copies/s"].items())
-    yield goal("start-up", f"{result['start-up s']:.2f} s", result["start-up s"] < 1, "< 1 s")
-    over, efficiency = result["over plain loop"], result["parallel efficiency"]
-    yield goal("1 worker against the loop", show(over), over["median"] > 1, "> 1")
-    yield goal("2 workers' efficiency", show(efficiency), efficiency["median"] >= 0.9, "≥ 0.9")
-    yield goal("same pixels", result["same pixels"], result["same pixels"], "yes")
-
-
-def report_peers(result: dict, config: SimpleNamespace) -> Iterator[str]:
-    yield "against other libraries, s/step and ratio to ours"
-    for name, row in result["rows"].items():
-        over = show(row["over ours"]) if "over ours" in row else ""
-        yield f"  {name:32} {row['s/step']:6.3f}  {over}"
-    yield from report_errors(result["errors"] | result["not installed"])
-    best = [row["over ours"]["median"] for name, row in result["rows"].items() if name != OURS]
-    if best:
-        yield goal("fastest peer / ours", f"{min(best):.2f}", min(best) >= 1, "≥ 1")
-
-
-def report_errors(errors: dict) -> Iterator[str]:
-    for name, error in errors.items():
-        yield f"  {name:32} DID NOT RUN  {error}"
-
-
-def goal(what: str, value, reached: bool | None, wanted: str) -> str:
-    mark = {True: "reached", False: "NOT REACHED", None: ""}[reached]
-    return f"  → {what:32} {value!s:20} {wanted:24} {mark}"
+def version_of(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
 
 
 # ------------------------------------------------------------------------------------------ main
+
+PARTS = {
+    "step": measure_step,
+    "gate": measure_gate,
+    "cold": measure_cold,
+    "linear": measure_linear,
+    "augment": measure_augment,
+    "peers": measure_peers,
+}
 
 
 def parse_options() -> argparse.Namespace:
@@ -1038,15 +966,14 @@ def parse_options() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--photos", metavar="FOLDER_OR_ZIP", help="instead of the drawings")
-    add("--only", help=f"of {','.join(PARTS)}")
-    add("--peers", action="store_true", help="also other libraries; installs them")
-    add("--peers-env", type=Path, help="keep their environment here, for the next time")
-    add("--quick", action="store_true", help="small and short: does it run?")
+    add("--only", metavar="PART,…", help=f"of {', '.join(PARTS)}")
+    add("--peers", action="store_true", help="install and measure other libraries as well")
+    add("--peers-env", type=Path, metavar="FOLDER", help="keep their environment here")
+    add("--quick", action="store_true", help="small and short: does it all run?")
     add("--rounds", type=int, default=5)
-    add("--steps", type=int, help="timed per round (default: 1, on a GPU 50)")
     add("--epochs", type=int, default=2, help="of the cold runs (default: 2)")
     add("--seeds", type=int, default=5, help="of the gate (default: 5)")
-    add("--large", type=int, nargs="?", const=25_000, help="measure memory at so many images")
+    add("--large", type=int, nargs="?", const=25_000, help="memory at so many images (25000)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--json", type=Path, default=ROOT / "results" / "benchmark.json")
     add("--child", nargs=5, help=argparse.SUPPRESS)
@@ -1055,62 +982,61 @@ def parse_options() -> argparse.Namespace:
 
 
 def prepare(options: argparse.Namespace, work: Path) -> SimpleNamespace:
-    """Make the data – 112 images, 28 for the test, 336 copies – and settle the sizes."""
-    nb, config = load_notebook(), SimpleNamespace(**vars(options), work=work, data=work / "data")
-    config.size, config.gate_size, config.gate_epochs = (64 if config.quick else 224), 32, 6
-    config.counts = (200, 2000)
-    config.steps = config.steps or (50 if config.device.startswith("cuda") else 1)
-    config.gate_test = work / "fresh"
+    """Settle the sizes and make the data: of 140 drawings 112 to train on, with 336 copies."""
+    config = SimpleNamespace(**vars(options), work=work, data=work / "data")
+    config.size, config.gate_size, config.gate_epochs, fresh = 224, 32, 6, 100
+    config.counts, config.steps = (200, 2000), 50 if config.device.startswith("cuda") else 1
     if config.quick:
-        config.rounds, config.epochs, config.seeds, config.gate_epochs = 2, 1, 2, 1
-        config.counts = (40, 120)
+        config.size, config.rounds, config.epochs, config.seeds, fresh = 64, 2, 1, 2, 20
+        config.counts, config.gate_epochs = (40, 120), 1
+    nb, source, config.gate_test = load_notebook(), work / "drawings", work / "fresh"
     if config.photos:
         found, *_ = nb.fetch_dataset(config.photos, work)
         source, config.gate_test = nb.find_subset(found), config.data / "test"
     else:
-        source = work / "drawings"
         nb.draw_dataset(source)
-        nb.draw_dataset(config.gate_test, per_class=20 if config.quick else 100, seed=1)
+        nb.draw_dataset(config.gate_test, per_class=fresh, seed=1)
     nb.split_dataset(source, config.data)
     nb.make_copies(config.data, 3, 42)
     config.train = config.data / "train_aug"
+    if sum(nb.count_images(config.train).values()) < BATCH:
+        raise SystemExit(f"benchmark.py: fewer than {BATCH} augmented images")
     return config
-
-
-PARTS = {  # name -> (measure, report)
-    "step": (measure_steps, report_step),
-    "gate": (gate, report_gate),
-    "cold": (cold, report_cold),
-    "linear": (linear, report_linear),
-    "augment": (measure_augment, report_augment),
-    "peers": (measure_peers, report_peers),
-}
 
 
 def main() -> None:
     options = parse_options()
     if options.child:
-        return cold_child(*options.child)
+        return run_cold(*options.child)
     if options.peers_child:
-        return peers_child(*options.peers_child)
-    parts = options.only.split(",") if options.only else list(PARTS)
-    parts = [part for part in PARTS if part in parts and (part != "peers" or options.peers)]
+        return run_peers(*options.peers_child)
+    names = options.only.split(",") if options.only else [name for name in PARTS if name != "peers"]
+    names += ["peers"] if options.peers and "peers" not in names else []
+    names = [name for name in names if name != "calibrate"]  # that is always done
+    if unknown := set(names) - set(PARTS):
+        raise SystemExit(
+            f"benchmark.py: --only {', '.join(unknown)}: not one of {', '.join(PARTS)}"
+        )
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         config = prepare(options, Path(folder))
-        config.rates = calibrate(config)
-        results = {"options": vars(options), "calibrate": config.rates}
-        for part in parts:
-            print(f"{part} …", file=sys.stderr)
+        config.machine = calibrate(config)
+        results = {"options": vars(options), "machine": config.machine}
+        for name in names:
+            print(f"{name} …", file=sys.stderr)
             start = time.perf_counter()
             try:
-                measure = PARTS[part][0]
-                results[part] = measure(config)
+                results[name] = PARTS[name](config)
             except Exception as error:  # the other parts are still worth having
                 traceback.print_exc()
-                results[part] = {"failed": first_line(error)}
-            results[part]["part took s"] = round(time.perf_counter() - start, 1)
+                results[name] = {"report": [f"{name} FAILED: {first_line(error)}"]}
+            results[name]["took s"] = round(time.perf_counter() - start, 1)
             write_json(options.json, results)
-    print_report(results, config)
+    rates = (
+        f"{v:.0f} {k}" if isinstance(v, float) else f"{k} {v}" for k, v in config.machine.items()
+    )
+    print(", ".join(rates))
+    for name in names:
+        print("", *results[name]["report"], sep="\n")
 
 
 def write_json(path: Path, results: dict) -> None:
@@ -1118,20 +1044,6 @@ def write_json(path: Path, results: dict) -> None:
     partial_file = path.with_suffix(".partial")
     partial_file.write_text(json.dumps(results, indent=1, default=str))
     os.replace(partial_file, path)
-
-
-def print_report(results: dict, config: SimpleNamespace) -> None:
-    for name, value in results["calibrate"].items():
-        rates = value.items() if isinstance(value, dict) else [("", value)]
-        print(name, *(f"{k} {v:.0f}" if isinstance(v, float) else f"{k}{v}" for k, v in rates))
-    for part, (_, report) in PARTS.items():
-        if part in results:
-            print()
-            failed = results[part].get("failed")
-            print(
-                *([f"{part} FAILED: {failed}"] if failed else report(results[part], config)),
-                sep="\n",
-            )
 
 
 if __name__ == "__main__":
