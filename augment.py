@@ -31,9 +31,11 @@ import types
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from filelock import FileLock, Timeout
 from PIL import Image, ImageOps
 
 with contextlib.suppress(ImportError):  # brings libmagic where the system has none
@@ -47,11 +49,16 @@ except ImportError:  # no libmagic: AugLy asks it only for the type of a file by
 import augly.image as imaugs
 from augly.utils import EMOJI_DIR
 
+warnings.filterwarnings("ignore", module="PIL")  # what is wrong with an image is told once
+
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp"}
 IMAGE_SUFFIXES |= {".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+MOST_PIXELS = 90_000_000  # of an image; decoded it takes three bytes for each
+LEAST_SIDE, MOST_ELONGATED = 8, 50  # in pixels; longer side by shorter side
+COPY_SIDE = 512  # longest side of a copy: blur and noise on 12 megapixels would not be seen at 224
 RECIPE = 1  # raise it when the same seed should no longer give the same bytes
 COMMENT = b"augment.py "  # opens the JPEG comment of every copy made here
-PARTIAL = ".partial"  # suffix of a copy that is still being written
+PARTIAL = "augment-*.partial"  # name of a file that is still being written
 
 # No faces and no animals: a pasted cat face on a dog photo would be a wrong label.
 EMOJI_GROUPS = ("activity", "food_and_drink", "objects", "travel_and_places")
@@ -63,10 +70,12 @@ EMOJI_GROUPS = ("activity", "food_and_drink", "objects", "travel_and_places")
 def find_images(folder: str | Path) -> dict[str, list[Path]]:
     """Return {class: [image files]}, both sorted: one class per folder in `folder`.
 
-    Images are told by their suffix. Hidden ones and `__MACOSX` are no part of it.
+    Images are told by their suffix. Hidden ones and `__MACOSX` are no part of it. Links are
+    followed, though never in a circle; a link to nothing is listed, so that reading names it.
 
     Raises:
         ValueError: `folder` is not a folder, or it has no folder in it.
+        OSError: a folder in it cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -74,16 +83,25 @@ def find_images(folder: str | Path) -> dict[str, list[Path]]:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path))
     if not classes:
         raise ValueError(f"{folder}: expected one folder per class in it, found none")
-    return {
-        path.name: sorted(
-            file
-            for file in path.rglob("*")
-            if is_image(file)
-            and file.is_file()
-            and not any(map(is_hidden, file.relative_to(path).parents))
-        )
-        for path in classes
-    }
+    return {path.name: [file for file in find_files(path) if is_image(file)] for path in classes}
+
+
+def find_files(folder: Path) -> list[Path]:
+    """Return all files below a folder, sorted, but for those in hidden folders."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    around = folder.parent.resolve()
+    files, seen = [], {around, *around.parents}
+    for place, folders, names in os.walk(folder, onerror=stop, followlinks=True):
+        if (real := Path(place).resolve()) in seen:  # a link led here
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not is_hidden(Path(name))]
+        files += [Path(place, name) for name in names]
+    return sorted(file for file in files if file.is_file() or not file.exists())
 
 
 def is_image(path: str | Path) -> bool:
@@ -96,27 +114,60 @@ def is_hidden(path: Path) -> bool:
     return path.name.startswith(".") or path.name in ("__MACOSX", "__pycache__")
 
 
-def read_image(file: str | Path | io.BytesIO) -> Image.Image:
-    """Return the image, decoded to its end, upright (EXIF), RGB, transparency on white.
+def load_image(file: str | Path) -> tuple[bytes, Image.Image]:
+    """Return the bytes of an image file and the image: upright (EXIF), RGB, transparency on white.
+
+    Whoever reads an image reads it here, so an image is usable everywhere or nowhere.
 
     Raises:
-        OSError: the file cannot be read as an image; the message is one line.
+        OSError: the file cannot be used as an image; the message is one line.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+        if not is_text(str(file)):
+            raise OSError("its name is not valid Unicode: rename it")
+        content = Path(file).read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            if not is_usable(*image.size):
+                size = "{} × {} pixels".format(*image.size)
+                raise OSError(f"{size}: too large, or too little to see anything in")
+            image.load()  # to its end
+            with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the pixels
                 image = ImageOps.exif_transpose(image)
-                if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to white
-                    image = image.convert("I").point(lambda value: value / 256).convert("L")
-                if image.has_transparency_data:
-                    rgba = image.convert("RGBA")
-                    image = Image.new("RGBA", rgba.size, "white")
-                    image.alpha_composite(rgba)
-                return image.convert("RGB")
+            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to white
+                image = image.convert("I").point(lambda value: value / 256).convert("L")
+            if image.has_transparency_data:
+                rgba = image.convert("RGBA")
+                image = Image.new("RGBA", rgba.size, "white")
+                image.alpha_composite(rgba)
+            return content, image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise a dozen kinds; all mean "not readable"
-        what = "not an image" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise OSError(" ".join(str(what).split())) from error
+        what = error.strerror if isinstance(error, OSError) and error.strerror else error
+        if isinstance(error, Image.UnidentifiedImageError):
+            what = "not an image" if content else "an empty file"
+        raise OSError(one_line(what)) from error
+
+
+def read_image(file: str | Path) -> Image.Image:
+    """Return the image of `load_image`."""
+    return load_image(file)[1]
+
+
+def is_usable(width: int, height: int) -> bool:
+    """Tell by its size whether an image can be used: a bomb, a dot and a line cannot."""
+    short, long = sorted((width, height))
+    return short >= LEAST_SIDE and long <= MOST_ELONGATED * short and short * long <= MOST_PIXELS
+
+
+def is_text(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:  # bytes of a file name that are no UTF-8
+        return False
+
+
+def one_line(text: object) -> str:
+    """Return a text that is safe to print: one line, without control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
 # ------------------------------------------------------------------------------------ operations
@@ -250,23 +301,66 @@ def augment_folder(
     targets = _targets([file.relative_to(source) for file in images], copies)
     jobs = [(source / path, path, output, names, seed) for path, names in targets.items()]
     _check_foreign(output, targets)
-    report = Report(removed=_remove_stale(output, targets, alone=step == 1))
-    jobs = jobs[first::step]
-    workers = min(workers or _cores(), len(jobs) or 1, 61)  # 61: the most that Windows can wait for
-    with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
-        chunk = max(1, min(16, len(jobs) // (4 * workers)))
-        for done, (made, kept, problem) in enumerate(
-            pool.map(_augment_file, jobs, chunksize=chunk), 1
-        ):
-            report.images += not problem
-            report.made += made
-            report.kept += kept
-            report.left_out += [problem] if problem else []
-            if progress:
-                progress(done, len(jobs))
-    _write_manifest(output, targets)
+    report = Report()
+    with contextlib.nullcontext() if step > 1 else _alone_in(output):
+        report.removed = _remove_stale(output, targets, alone=step == 1)
+        found = _run(jobs[first::step], workers, report, progress or (lambda done, total: None))
+        _write_manifest(output, targets, found)
     report.seconds = time.perf_counter() - start
     return report
+
+
+def _run(
+    jobs: list[tuple], workers: int | None, report: Report, progress: Callable[[int, int], None]
+) -> dict[Path, dict]:
+    """Do the jobs and count what was done; a full disk ends it, a bad image does not.
+
+    Returns:
+        {copy: its origin}
+    """
+    copies = {}
+    workers = min(workers or _cores(), len(jobs) or 1, 61)  # 61: the most that Windows can wait for
+    chunk = max(1, min(16, len(jobs) // (4 * workers)))
+    try:
+        with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
+            results = pool.map(_augment_file, jobs, chunksize=chunk)
+            for done, (found, made, problem, stop) in enumerate(results, 1):
+                copies |= found
+                report.images += not problem
+                report.made += made
+                report.kept += len(found) - made
+                report.left_out += [problem] if problem else []
+                progress(done, len(jobs))
+                if stop:
+                    pool.shutdown(cancel_futures=True)
+                    break
+    except BrokenProcessPool:
+        raise OSError(
+            "a worker was ended from outside, perhaps for want of memory: run it again, with "
+            "fewer workers; what is there is kept"
+        ) from None
+    return copies
+
+
+@contextlib.contextmanager
+def _alone_in(output: Path):
+    """Keep other runs out of a folder.
+
+    Raises:
+        ValueError: another run is in it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / ".augment.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{output}: another run is filling it; wait for that one") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()
 
 
 def _parse_shard(shard: str | None) -> tuple[int, int]:
@@ -289,6 +383,9 @@ def _targets(sources: list[Path], copies: int) -> dict[Path, list[Path]]:
     taken, targets = set(), {}
     for source in sorted(sources):
         stem, number = source.stem, 1
+        if len(os.fsencode(f"{stem}_aug{copies - 1}.jpg")) > 255:  # more than a name may have
+            cut = os.fsencode(stem)[:200].decode(errors="ignore")
+            stem = f"{cut}~{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}"
         while (key := str(source.with_name(stem)).lower()) in taken:  # x.jpg beside x.png
             stem = source.name if number == 1 else f"{source.name}_{number}"
             number += 1
@@ -319,9 +416,8 @@ def _remove_stale(output: Path, targets: dict[Path, list[Path]], alone: bool) ->
     """
     expected = {output / name for names in targets.values() for name in names}
     if alone:
-        for pattern in (f".*_aug*.jpg.*{PARTIAL}", f".manifest.csv.*{PARTIAL}"):
-            for path in output.rglob(pattern):
-                path.unlink()
+        for path in output.rglob(f".{PARTIAL}"):
+            path.unlink()
     stale = [path for path in output.glob("*/**/*_aug*.jpg") if path not in expected]
     stale = [path for path in stale if _origin(path)]
     for path in stale:
@@ -343,60 +439,70 @@ def _start_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _augment_file(job: tuple[Path, Path, Path, list[Path], int]) -> tuple[int, int, str]:
-    """Make the missing copies of one source; return (made, kept, what was wrong or "")."""
+def _augment_file(job: tuple[Path, Path, Path, list[Path], int]) -> tuple[dict, int, str, bool]:
+    """Make the missing copies of one source.
+
+    Returns:
+        {copy: its origin}, how many of them were made, what was wrong or "", is it useless to go on
+    """
     source, relative, output, names, seed = job
-    made = kept = 0
+    copies, made = {}, 0
     try:
-        data = source.read_bytes()
-        content = hashlib.sha256(data).hexdigest()[:16]
-        image = None
+        content, image = load_image(source)
+        image.thumbnail((COPY_SIDE, COPY_SIDE))
+        path, digest = relative.as_posix(), hashlib.sha256(content).hexdigest()[:16]
         for number, name in enumerate(names):
-            path = PurePosixPath(relative).as_posix()
-            origin = {"source": path, "content": content, "copy": number, "seed": seed}
+            origin = {"source": path, "content": digest, "copy": number, "seed": seed}
             origin["recipe"] = RECIPE
             found = _origin(output / name)
             if found and origin.items() <= found.items():
-                kept += 1
+                copies[name] = found
                 continue
-            image = image or read_image(io.BytesIO(data))
             rng = random.Random(f"{RECIPE}/{seed}/{path}/{number}")
             copy, operations = augment_image(image, rng)
-            _save(copy, output / name, origin | {"operations": operations})
+            if not is_usable(*copy.size):  # what crop or rotation left of a tiny image
+                copy = copy.resize(image.size)
+            origin |= {"operations": operations}
+            data, comment = io.BytesIO(), COMMENT + json.dumps(origin).encode()
+            copy.save(data, format="JPEG", quality=95, comment=comment)
+            try:
+                _write(output / name, data.getbuffer())
+            except OSError as error:
+                problem = f"{output / name}: cannot be written, {error.strerror or error}; "
+                return copies, made, one_line(problem + "the rest was not made"), True
+            copies[name] = origin
             made += 1
     except Exception as error:  # one bad image must not cost the others theirs
-        return made, kept, f"{source}: left out, {error}"
-    return made, kept, ""
+        return copies, made, one_line(f"{source}: left out, {error}"), False
+    return copies, made, "", False
 
 
-def _save(image: Image.Image, path: Path, origin: dict) -> None:
+def _write(path: Path, content: bytes | memoryview) -> None:
     """Write a complete file or none: the name appears only when every byte is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    mark = f"{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}-{os.getpid()}"
+    partial = path.with_name("." + PARTIAL.replace("*", mark))
     try:
-        comment = COMMENT + json.dumps(origin).encode()
-        image.save(partial, format="JPEG", quality=95, comment=comment)
+        partial.write_bytes(content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _write_manifest(output: Path, targets: dict[Path, list[Path]]) -> None:
-    """List the copies that are there, read from the copies themselves."""
-    output.mkdir(parents=True, exist_ok=True)
-    partial = output / f".manifest.csv.{os.getpid()}{PARTIAL}"
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("copy", "source", "seed", "operations"))
-        for name in sorted(name for names in targets.values() for name in names):
-            if origin := _origin(output / name):
-                operations = json.dumps(origin["operations"])
-                writer.writerow((name.as_posix(), origin["source"], origin["seed"], operations))
-    os.replace(partial, output / "manifest.csv")
+def _write_manifest(output: Path, targets: dict[Path, list[Path]], found: dict) -> None:
+    """List the copies that are there; those of other shards say themselves what they are."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("copy", "source", "seed", "operations"))
+    for name in sorted(name for names in targets.values() for name in names):
+        if origin := found.get(name) or _origin(output / name):
+            operations = json.dumps(origin["operations"])
+            writer.writerow((name.as_posix(), origin["source"], origin["seed"], operations))
+    _write(output / "manifest.csv", text.getvalue().encode())
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run from the command line; return 0, 1 (images were left out) or 2 (nothing could start)."""
+    """Run from the command line; return 0, 1 (images left out), 2 (no start) or 130 (Ctrl-C)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", metavar="SOURCE", help="folder with one folder per class")
     parser.add_argument("output", metavar="OUTPUT", help="gets the same folders and manifest.csv")
@@ -418,8 +524,12 @@ def main(arguments: list[str] | None = None) -> int:
             report = augment_folder(**vars(options), progress=progress)
         except (ValueError, OSError) as error:
             bar.close()
-            print(f"augment.py: {error}", file=sys.stderr)
+            print(f"augment.py: {one_line(error)}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            bar.close()
+            print("augment.py: stopped; run it again to go on where it was", file=sys.stderr)
+            return 130
     for line in report.left_out:
         print(f"augment.py: {line}", file=sys.stderr)
     print(report)

@@ -246,7 +246,7 @@ def test_one_class_is_an_error(notebook, pool):
 def test_classes_that_differ_between_train_and_test_are_an_error(notebook, pool, tmp_path):
     shutil.copytree(pool, tmp_path / "ready" / "train")
     shutil.copytree(pool / "cats", tmp_path / "ready" / "test" / "cats")
-    with pytest.raises(notebook.InputError, match="no readable image in dogs"):
+    with pytest.raises(notebook.InputError, match="dogs: not in both train and test"):
         notebook.audit_images(tmp_path / "ready")
 
 

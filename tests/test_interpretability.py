@@ -263,7 +263,7 @@ def test_section_runs_for_any_arms_and_classes_and_networks(
         models={arm: Tiny(len(classes), k) for k, arm in enumerate(arms)},
         initialize_model=Tiny,
         save_figure=lambda figure, title, name: shown.update({name: figure}),
-        display=lambda output: told.append(output.data),
+        show=told.append,
     )
     sources = ["".join(cell["source"]) for cell in read_notebook()["cells"]]
     kinds = [cell["cell_type"] for cell in read_notebook()["cells"]]

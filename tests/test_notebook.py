@@ -130,18 +130,31 @@ def test_bad_parameter_stops_the_run_with_one_line(tmp_path):
     assert not tree(tmp_path)
 
 
-def test_own_photos_with_three_classes(tmp_path):
-    for number, kind in enumerate(("ants", "bees", "<b>wasps")):
-        for i in range(6):
-            save_photo(tmp_path / "insects" / kind / f"{i}.png", 100 * number + i)
-    done = execute(tmp_path, DATASET=str(tmp_path / "insects"), COPIES="1")
+STRANGE = ["a b", "\"q\" 'q'", "line\nbreak", "🐈", "-rf", "x" * 246, "a.b.c", "$x^$", "`|*_", "é"]
+
+
+def test_own_photos_with_strange_names(tmp_path):
+    kinds = ["<img src=x onerror=alert(1)>", "[a](b)|c", "$\\x$ 'line\nbreak'"]
+    for number, kind in enumerate(kinds):
+        for i, name in enumerate(STRANGE):
+            save_photo(tmp_path / "pool" / kind / f"{name}.JPG", 100 * number + i, format="JPEG")
+    done = execute(tmp_path, DATASET=str(tmp_path / "pool"), COPIES="1")
     assert done.returncode == 0, done.stderr[-3000:]
     metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
-    assert metrics["dataset"]["classes"] == ["<b>wasps", "ants", "bees"]
+    assert metrics["dataset"]["classes"] == sorted(kinds)
+    assert metrics["dataset"]["counts"]["train_aug"] == dict.fromkeys(sorted(kinds), 8)
     assert metrics["arms"]["original"]["summary"]["f1"]["high"] <= 1
-    text = output_text(json.loads((tmp_path / "executed.ipynb").read_text())["cells"])
+    cells = json.loads((tmp_path / "executed.ipynb").read_text())["cells"]
+    text = output_text(cells)
     assert "drawings" not in text
     assert "published" not in text
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    shown = [output["data"] for output in outputs if "data" in output]
+    assert not [data for data in shown if "text/html" in data]
+    tables = [text for data in shown if "<img" in (text := "".join(data.get("text/markdown", "")))]
+    assert tables
+    assert all(text.count("<img") == text.count(r"\<img") for text in tables)
+    assert not [output["text"] for output in outputs if output.get("name") == "stderr"]
 
 
 def output_text(cells) -> str:
