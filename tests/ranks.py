@@ -29,7 +29,7 @@ def small_net(norm: bool) -> nn.Module:
 def train(folder: Path, output: Path, norm: bool, die_after: int | None = None) -> None:
     """Train, and write weights, losses and the images of every step to OUTPUT."""
     nb, seen = define_notebook(), []
-    nb.globals["CHECKPOINT_SECONDS"] = 0
+    nb.globals.update(CHECKPOINT_SECONDS=0, precision=lambda device: torch.float32)
     images = nb.DecodedImages(folder, 16)
     loader = nb.load_dataset(images, batch_size=4, shuffle=True, seed=3)
     whole = nb.to_device

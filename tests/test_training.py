@@ -80,7 +80,9 @@ def test_every_arm_of_a_run_gets_those_weights(small, pool, tmp_path, monkeypatc
     monkeypatch.setitem(small.globals, "train_model", no_training)
     small.split_dataset(pool, tmp_path / "data")
     small.make_copies(tmp_path / "data", 1, 0)
-    config = SimpleNamespace(copies=1, batch_size=8, num_epochs=1, learning_rate=0.001)
+    config = SimpleNamespace(
+        image_size=32, copies=1, batch_size=8, num_epochs=1, learning_rate=0.001
+    )
     config.device = "cpu"
     parts = ("train", "train_aug", "test")
     images = {part: small.DecodedImages(tmp_path / "data" / part, 32) for part in parts}
