@@ -205,7 +205,9 @@ def test_stored_notebook_shows_the_default_experiment():
 def test_both_stored_networks_clearly_beat_chance_on_the_drawings():
     text = output_text(read_notebook()["cells"])
     for arm in ("original", "augmented"):
-        (low,) = re.findall(rf"\| {arm} \| \d+ .* [\d.]+ \[([\d.]+), [\d.]+\] \|\n", text + "\n")
+        (low,) = re.findall(
+            rf"\| {arm} \| \d+ .* [\d.]+ \\\[([\d.]+), [\d.]+\\\] \|\n", text + "\n"
+        )
         assert float(low) > 0.5
 
 
