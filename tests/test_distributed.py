@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, save_photo, tree
+from test_notebook import execute
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 TINY = {"IMAGE_SIZE": "33", "NUM_EPOCHS": "2", "COPIES": "1", "DEVICE": "cpu", "BATCH_SIZE": "8"}
@@ -107,11 +108,41 @@ def run_script(script, folder, pool, *command):
     )
 
 
-def test_script_trains_in_two_processes_and_only_the_first_writes(script, tmp_path):
+@pytest.fixture(scope="module")
+def insects(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("insects")
     for i in range(10):
-        save_photo(tmp_path / "pool" / "ants" / f"{i}.png", i)
-        save_photo(tmp_path / "pool" / "bees" / f"{i}.png", 100 + i)
-    done = run_script(script, tmp_path, tmp_path / "pool", *TORCHRUN)
+        save_photo(folder / "ants" / f"{i}.png", i)
+        save_photo(folder / "bees" / f"{i}.png", 100 + i)
+    return folder
+
+
+def test_script_papermill_and_nbconvert_give_the_same_metrics(script, insects, tmp_path):
+    for name in ("script", "papermill", "nbconvert"):
+        (tmp_path / name).mkdir()
+    assert run_script(script, tmp_path / "script", insects, sys.executable).returncode == 0
+    assert execute(tmp_path / "nbconvert", DATASET=str(insects), **TINY).returncode == 0
+    own, places = tmp_path / "papermill", {"dataset": insects}
+    places |= {"data_dir": own / "data", "results_dir": own / "results"}
+    command = [sys.executable, "-m", "papermill", ROOT / "notebook.ipynb", own / "executed.ipynb"]
+    for name, value in (TINY | places).items():
+        command += ["-p", name.lower(), str(value)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    found = []
+    for name in ("script", "papermill", "nbconvert"):
+        results = tmp_path / name / "results"
+        metrics = json.loads((results / "metrics.json").read_text())
+        assert metrics["config"].pop("results_dir") == str(results)
+        assert metrics["config"].pop("data_dir") == str(tmp_path / name / "data")
+        for arm in metrics["arms"].values():
+            del arm["runs"][0]["seconds"]
+        found.append((metrics, (results / "predictions.csv").read_text()))
+    assert found[0] == found[1] == found[2]
+    assert found[0][0]["dataset"]["classes"] == ["ants", "bees"]
+
+
+def test_script_trains_in_two_processes_and_only_the_first_writes(script, insects, tmp_path):
+    done = run_script(script, tmp_path, insects, *TORCHRUN)
     assert done.returncode == 0, done.stderr[-3000:]
     metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
     assert [len(entry["runs"]) for entry in metrics["arms"].values()] == [1, 1]
@@ -119,6 +150,7 @@ def test_script_trains_in_two_processes_and_only_the_first_writes(script, tmp_pa
     assert len(rows) == len(set(rows)) == 1 + 2 * 4
     assert len((tmp_path / "results" / "run.log").read_text().splitlines()) == 2 * 2
     assert done.stdout.count("Does augmentation help?") == 1
+    assert done.stdout.count("readable images") == 1
     assert not [name for name in tree(tmp_path) if "partial" in name or name.endswith(".lock")]
 
 

@@ -116,7 +116,7 @@ IMAGES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "line"), [(k, *v) for k, v in IMAGES.items()], ids=ascii
+    ("name", "content", "line"), [(k, *v) for k, v in IMAGES.items()], ids=map(ascii, IMAGES)
 )
 def test_image_is_used_everywhere_or_named_and_left_out(
     notebook, small_pool, tmp_path, name, content, line
@@ -673,3 +673,21 @@ def test_training_stops_when_the_loss_is_no_number(notebook, small_pool, bad):
         model.fc.bias.fill_(bad)
     with pytest.raises(notebook.TrainingError, match="epoch 1 is nan: lower learning_rate"):
         notebook.train_model(model, loader, 3)
+
+
+def test_a_thousand_classes_are_split_decoded_and_scored(notebook, tmp_path):
+    rng, names = np.random.default_rng(0), [f"class {number:03}" for number in range(1000)]
+    for name in names:
+        (tmp_path / "pool" / name).mkdir(parents=True)
+        for i in range(5):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pool" / name / f"{i}.png")
+    notebook.split_dataset(tmp_path / "pool", tmp_path / "data")
+    assert notebook.count_images(tmp_path / "data" / "train") == dict.fromkeys(names, 4)
+    images = notebook.DecodedImages(tmp_path / "data" / "test", 8)
+    assert images.labels.tolist() == list(range(1000))
+    scores = {"predictions": np.arange(1000) // 2, "probabilities": np.full((1000, 1000), 0.5)}
+    rows = notebook.prediction_rows("original", 42, images, scores)
+    run = dict.fromkeys(notebook.METRICS, 0.001)
+    for interval in notebook.summarize([run], rows, names).values():
+        assert 0 <= interval["low"] <= interval["high"] < 0.01
