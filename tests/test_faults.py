@@ -691,3 +691,45 @@ def test_a_thousand_classes_are_split_decoded_and_scored(notebook, tmp_path):
     run = dict.fromkeys(notebook.METRICS, 0.001)
     for interval in notebook.summarize([run], rows, names).values():
         assert 0 <= interval["low"] <= interval["high"] < 0.01
+
+
+# ---- a notebook opened alone, as on Colab
+
+
+def first_cell(folder, monkeypatch, requirements):
+    """Run the first cell in `folder`, beside these requirements; return what it has pip install."""
+    (folder / "data").mkdir()
+    for name in ("augment.py", "data/drawings.py"):
+        (folder / name).touch()
+    (folder / "requirements.txt").write_text(requirements)
+    monkeypatch.chdir(folder)
+    calls = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: calls.append(command))
+    exec("".join(code_cells()[0]["source"]), {})
+    return calls
+
+
+PRESENT = "torch>=2\n# why\njupyter\n\nwindows-only; sys_platform == 'win32'\n"
+
+
+def code_cells():
+    return [cell for cell in read_notebook()["cells"] if cell["cell_type"] == "code"]
+
+
+def test_first_cell_leaves_what_is_installed_alone(tmp_path, monkeypatch):
+    assert first_cell(tmp_path, monkeypatch, PRESENT) == []
+
+
+@pytest.mark.parametrize("line", ["no-such-package>=1", "pillow>=999"])
+def test_first_cell_installs_what_is_missing_or_too_old(tmp_path, monkeypatch, line):
+    (command,) = first_cell(tmp_path, monkeypatch, PRESENT + line)
+    assert command[:4] == [sys.executable, "-m", "pip", "install"]
+    assert line in command
+    assert "jupyter" not in command  # it would change Colab's own
+
+
+def test_first_cell_asks_for_the_files_that_are_not_there(tmp_path, monkeypatch):
+    (tmp_path / "requirements.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^upload augment.py, data/drawings.py beside"):
+        exec("".join(code_cells()[0]["source"]), {})
