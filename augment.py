@@ -421,7 +421,7 @@ def _remove_stale(output: Path, targets: dict[Path, list[Path]], alone: bool) ->
     stale = [path for path in output.glob("*/**/*_aug*.jpg") if path not in expected]
     stale = [path for path in stale if _origin(path)]
     for path in stale:
-        path.unlink()
+        path.unlink(missing_ok=True)  # another shard may have been first
         with contextlib.suppress(OSError):  # the last copy leaves no empty class behind
             path.parent.rmdir()
     return len(stale)

@@ -503,3 +503,20 @@ def test_every_figure_says_when_it_shows_drawings(notebook, tmp_path, drawn, not
     notebook.save_figure(figure, "Loss", "loss")
     assert figure.get_suptitle() == f"Loss  {note}".strip()
     assert (tmp_path / "loss.png").exists()
+
+
+class OnGPU(torch.Tensor):
+    """A tensor that, like one on a GPU, has to be fetched before NumPy can have it."""
+
+    def numpy(self, *_):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_labels_that_lie_on_a_gpu_are_fetched_for_the_test(notebook, pool):
+    images = notebook.DecodedImages(pool, 33)
+    images.labels = images.labels.as_subclass(OnGPU)
+    scores = notebook.evaluate_model(notebook.initialize_model(), notebook.load_dataset(images))
+    assert 0 <= scores["accuracy"] <= 1
