@@ -59,4 +59,5 @@ if __name__ == "__main__":
         die_after = int(sys.argv[3]) if len(sys.argv) > 3 and norm else None
         train(Path(sys.argv[1]), Path(sys.argv[2]), norm, die_after)
     if distributed.is_initialized():
+        distributed.barrier()
         distributed.destroy_process_group()
