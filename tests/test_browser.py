@@ -1,7 +1,6 @@
 """The notebook in JupyterLab, in a real browser as a reader has it: open, Run All, look.
 
-Needs Chromium (`apt-get install chromium`). Two settings in the environment serve to make the
-README's picture: SCREENSHOT, a file for it, and LAB, the parameters, as in "NUM_EPOCHS=10 …".
+Needs Chromium (`apt-get install chromium`).
 """
 
 import json
@@ -47,8 +46,7 @@ def lab(tmp_path):
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root"]
     command += [f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token="]
-    given = dict(pair.split("=") for pair in os.environ.get("LAB", "").split())
-    environ = os.environ | (given or PARAMETERS) | {"JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
+    environ = os.environ | PARAMETERS | {"JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
     environ.pop("MPLBACKEND")  # the tests' own, which shows nothing
     with open(tmp_path / "log", "w") as log:
         server = subprocess.Popen(command, cwd=work, env=environ, stdout=log, stderr=log)
@@ -73,7 +71,7 @@ def run_all(page) -> set[str]:
     page.locator(".lm-Menu-itemLabel", has_text="Clear Outputs of All Cells").click()
     page.locator(".lm-MenuBar-item", has_text="Run").click()
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
-    seen, deadline = set(), time.monotonic() + (120 if "LAB" not in os.environ else 3600)
+    seen, deadline = set(), time.monotonic() + 120
     while time.monotonic() < deadline:
         outputs = "".join(page.locator(".jp-OutputArea-output").all_text_contents())
         seen.update(re.findall(r"\d+/\d+ steps", outputs))
@@ -92,10 +90,6 @@ def test_run_all_in_jupyterlab(page, lab):
     seen = run_all(page)
     figures = page.locator(".jp-OutputArea img")
     widths = figures.evaluate_all("all => all.map(one => one.complete && one.naturalWidth)")
-    if name := os.environ.get("SCREENSHOT"):
-        page.get_by_role("button", name="No", exact=True).click()  # news about Jupyter
-        page.locator(".jp-Cell", has_text="What the networks said").scroll_into_view_if_needed()
-        page.screenshot(path=name)
     page.keyboard.press("Control+s")
     page.locator(".jp-mod-dirty").first.wait_for(state="detached")
 
