@@ -1,0 +1,71 @@
+"""The data's package: no installed one called data can take its place. What its modules share."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from data.images import InputError
+
+COPY = b"augment.py "  # opens the JPEG comment of every copy that augment.py makes
+
+
+def read_origin(comment: object) -> dict:
+    """Return what the comment of an augmented copy says of its origin; {}: not such a copy."""
+    with contextlib.suppress(ValueError):
+        if isinstance(comment, bytes) and comment.startswith(COPY):
+            origin = json.loads(comment[len(COPY) :])
+            return origin if isinstance(origin, dict) else {}
+    return {}
+
+
+def write_whole(path: Path, content: str | bytes | memoryview) -> None:
+    """Write a file, text in UTF-8, so that it is there whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    mark = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    unfinished = path.with_name(f".{mark}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(unfinished, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written, {error.strerror or error}") from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Sweep up what a killed run left half-written."""
+    for path in folder.rglob(f".{'[0-9a-f]' * 16}.unfinished"):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Make a folder and keep other runs out of it meanwhile.
+
+    Raises:
+        InputError: another run is using it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", is_singleton=True)  # the same if it is claimed again
+        lock.acquire(timeout=0)
+    except Timeout:
+        what = "another run is using it: wait, shut its kernel down or choose another folder"
+        raise InputError(f"{folder}: {what}") from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written, {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if not lock.is_locked:
+            Path(lock.lock_file).unlink(missing_ok=True)
