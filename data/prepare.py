@@ -43,6 +43,11 @@ class Prepared:
     conflicts: list[tuple[str, str]]  # the same photo under two labels
     notes: list[str]
 
+    def summary(self) -> dict:
+        """Return what metrics.json says of the data set, but for the counts."""
+        names = ("source", "classes", "drawn", "duplicates", "dropped", "conflicts")
+        return {name: getattr(self, name) for name in names} | {"unreadable": [*self.unreadable]}
+
     def __str__(self) -> str:
         lines = [f"left out: {path}: {reason}" for path, reason in self.unreadable.items()]
         lines += [f"the same photo under two labels: {a} = {b}" for a, b in self.conflicts]
@@ -157,10 +162,9 @@ def plan_split(
         if label not in labels[test] or label not in labels[train]:
             what = "is on one side of the split only, as its photos count as duplicates"
             raise InputError(f"class {kind} {what} ({CURE})")
-    prefix = {i: "" if ready_made else "train/" for i in train} | {
-        i: "" if ready_made else "test/" for i in test
-    }
-    return {prefix[i] + names[i]: names[i] for i in sorted(prefix)}
+    sides = np.where(np.isin(np.arange(len(names)), test), "test/", "train/")
+    prefixes = np.full(len(names), "") if ready_made else sides
+    return {f"{prefixes[i]}{names[i]}": names[i] for i in sorted([*train, *test])}
 
 
 def split_dataset(photos: dict[str, Photo], plan: dict[str, str], folder: Path) -> None:

@@ -1,12 +1,16 @@
-"""Where independent work is done: in processes here, or on a Dask cluster."""
+"""Where independent work is done, in processes here or on a Dask cluster, and how far it is."""
 
 import _thread
 import contextlib
+import ctypes
+import platform
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import cloudpickle
 import joblib
@@ -28,7 +32,9 @@ def processes(count: int | None = None) -> Iterator[None]:
             yield
     except BrokenProcessPool as error:
         cause = "a process was ended from outside, perhaps for want of memory"
-        raise InputError(f"{cause}: run it again, with fewer workers; what is there is kept") from error
+        raise InputError(
+            f"{cause}: run it again, with fewer workers; what is there is kept"
+        ) from error
     finally:
         get_reusable_executor().shutdown(kill_workers=True)
 
@@ -44,13 +50,15 @@ def cluster(address: str) -> Iterator[None]:
     over, lost = threading.Event(), threading.Event()
     threading.Thread(target=watch, args=(client, over, lost), daemon=True).start()
     try:
-        with joblib.parallel_config("dask"):
+        with joblib.parallel_config("dask", n_jobs=-1):
             yield
     except BaseException as error:
         kind = type(error).__name__
         if lost.is_set() or kind in ("KilledWorker", "CommClosedError", "FutureCancelledError"):
             cause = f"scheduler = {address!r}: the work was lost with its workers ({kind})"
-            raise InputError(f"{cause}; start them and run this again: it goes on from there") from error
+            raise InputError(
+                f"{cause}; start them and run this again: it goes on from there"
+            ) from error
         if kind == "InputError" and not isinstance(error, InputError):  # unpickled, another class
             raise InputError(error) from error
         raise
@@ -82,7 +90,7 @@ def connect(address: str) -> object:
 
 
 def watch(client: object, over: threading.Event, lost: threading.Event) -> None:
-    """Interrupt the main thread when the cluster has no worker any more: Dask would wait for ever."""
+    """Interrupt the main thread when the cluster has no worker left: Dask would wait for ever."""
     missed = 0
     while missed < 3 and not over.wait(5):
         try:
@@ -92,3 +100,44 @@ def watch(client: object, over: threading.Event, lost: threading.Event) -> None:
     if missed == 3:
         lost.set()
         _thread.interrupt_main()
+
+
+def show_progress(name: str, log: Path) -> Callable[[int, int, list[float]], None]:
+    """Return a function to be called with (steps done, steps in all, losses of the epochs so far).
+
+    It keeps one line in the notebook up to date, and adds a line per epoch to the file `log`.
+    """
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    display = sys.modules["IPython"].display.display if shell else lambda *_, **__: None
+    line = display({"text/plain": name}, raw=True, display_id=True)
+    start, first, shown, epochs = time.monotonic(), 0, 0.0, 0
+
+    def report(done: int, steps: int, losses: list[float]) -> None:
+        nonlocal first, shown, epochs
+        now, first = time.monotonic() - start, first or done  # a run that goes on starts late
+        left = now / (done - first + 1) * (steps - done)
+        loss = f"loss {losses[-1]:.4f}, " if losses else ""
+        text = f"{name}: {done}/{steps} steps, {loss}{now:.0f} s, {left:.0f} s left"
+        if line and (now - shown > 0.5 or done == steps):
+            shown = now
+            line.update({"text/plain": text}, raw=True)
+        if len(losses) > epochs:
+            epochs = len(losses)
+            if not line:
+                print(text, flush=True)
+            with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as file:
+                print(time.ctime(), text, sep=", ", file=file)
+
+    return report
+
+
+def keep_memory() -> None:
+    """Have this process keep the memory that it frees, on Linux with glibc.
+
+    Training frees as much at every step as it then asks for again, page by page: 2.60 → 2.41 s a
+    step of ResNet-50 on two cores.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap as well
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: and the heap never shrinks

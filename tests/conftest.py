@@ -1,10 +1,14 @@
 """The notebook's own functions, and small image folders to try them on."""
 
 import ast
+import io
 import json
 import linecache
 import os
+import re
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -71,6 +75,58 @@ def pool(tmp_path):
     for i in range(15):
         save_photo(folder / "dogs" / f"dog_{i:02}.jpg", 100 + i)
     return folder
+
+
+@pytest.fixture
+def small_pool(tmp_path):
+    """Two classes of six photos: enough for a split by half."""
+    return make_pool(tmp_path / "pool", 6)
+
+
+def make_pool(folder: Path, each: int, classes=("cats", "dogs"), base=0, suffix=".jpg") -> Path:
+    for k, kind in enumerate(classes):
+        for i in range(each):
+            save_photo(folder / kind / f"{i}{suffix}", base + 1000 * k + i)
+    return folder
+
+
+def saved(image: Image.Image, format: str, **options) -> bytes:
+    """The bytes of an image file."""
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def photo(format="JPEG", mode="RGB", size=(48, 40), **options) -> bytes:
+    """The bytes of an image file of noise."""
+    noise = np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    return saved(Image.fromarray(noise).convert(mode), format, **options)
+
+
+def frames(format: str) -> bytes:
+    """The bytes of an image file with a red and a blue image."""
+    red, blue = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue"))
+    return saved(red, format, save_all=True, append_images=[blue])
+
+
+def zip_of(folder: Path, path: Path, prefix: str = "") -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in tree(folder).items():
+            file.writestr(prefix + name, data)
+    return path
+
+
+def families(names) -> set[str]:
+    """Return the names without what tells a photo's copies and other relatives from it."""
+    return {re.split(r"_aug|[~.]", name)[0] for name in names}
+
+
+def run_script(*arguments, encoding="utf-8", **environ) -> subprocess.CompletedProcess:
+    """Run `python ARGUMENTS` in the project's folder."""
+    environ = os.environ | {"PYTHONIOENCODING": encoding} | environ
+    command = [sys.executable, *map(str, arguments)]
+    options = {"capture_output": True, "text": True, "encoding": encoding, "timeout": 120}
+    return subprocess.run(command, cwd=ROOT, env=environ, **options)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
