@@ -1,6 +1,8 @@
 """The notebook's own functions, and small image folders to try them on."""
 
 import ast
+import contextlib
+import http.server
 import io
 import json
 import linecache
@@ -8,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,6 +124,54 @@ def families(names) -> set[str]:
     return {re.split(r"_aug|[~.]", name)[0] for name in names}
 
 
+@pytest.fixture
+def kaggle(monkeypatch, tmp_path, small_pool):
+    """Start or stop a server where kagglehub's test environment expects Kaggle."""
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("data.fetch.draw_dataset", lambda folder: make_pool(folder, 6, base=50))
+    monkeypatch.chdir(tmp_path)
+    archive = zip_of(small_pool, tmp_path / "archive.zip", "test/").read_bytes()
+    ended = threading.Event()
+
+    class Kaggle(http.server.BaseHTTPRequestHandler):
+        """The two calls of the Kaggle API that a download makes; `kind` is what goes wrong."""
+
+        kind = ""
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked = json.dumps({"currentVersionNumber": 3}).encode()
+            body = asked if self.path.endswith("/GetDataset") else archive
+            if self.kind == "hanging":
+                ended.wait(1)
+            elif self.kind.isdigit():
+                self.send_error(int(self.kind))
+            else:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                if self.kind == "wrong checksum":
+                    self.send_header("X-Goog-Hash", "md5=AAAAAAAAAAAAAAAAAAAAAA==")
+                self.end_headers()
+                self.wfile.write(body[: 5000 if self.kind == "half" else None])
+
+        def log_message(self, *arguments):
+            pass
+
+    with contextlib.ExitStack() as stack:
+
+        def answer(kind):
+            stack.close()
+            Kaggle.kind = kind
+            if kind != "off":
+                server = http.server.ThreadingHTTPServer(("localhost", 7777), Kaggle)
+                stack.callback(server.server_close)
+                stack.callback(server.shutdown)
+                threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+
+        yield answer
+
+
 def run_script(*arguments, encoding="utf-8", **environ) -> subprocess.CompletedProcess:
     """Run `python ARGUMENTS` in the project's folder."""
     environ = os.environ | {"PYTHONIOENCODING": encoding} | environ
@@ -133,3 +184,10 @@ def tree(folder: Path) -> dict[str, bytes]:
     """Return {relative path: bytes} of every file below `folder`."""
     files = (path for path in Path(folder).rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def run_cell(notebook, text, **state):
+    """Execute the one code cell that holds `text` among what the notebook defines."""
+    cells = ["".join(x["source"]) for x in read_notebook()["cells"] if x["cell_type"] == "code"]
+    (source,) = (cell for cell in cells if text in cell)
+    exec(compile(source, "cell", "exec"), notebook.globals | state)

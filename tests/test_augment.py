@@ -248,9 +248,9 @@ def test_what_is_left_out_is_named_in_one_line_each_and_the_rest_is_done(small_p
 
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(small_pool, tmp_path, capsys):
     x = tmp_path / "x"
-    (small_pool / "file").write_text("no folder")
+    (tmp_path / "file").write_text("no folder")
     for arguments in (
-        [tmp_path / "nowhere", x], [small_pool / "cats", x], [small_pool, small_pool / "file" / "x"],
+        [tmp_path / "nowhere", x], [small_pool / "cats", x], [small_pool, tmp_path / "file" / "x"],
         [small_pool, small_pool / "cats" / "x"], [small_pool / "cats", small_pool],
         [small_pool, x, "--copies", 0], [small_pool, x, "--workers", 0],
         [small_pool, x, "--operations", "sharpen,draw"],
@@ -258,7 +258,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(small_pool, tmp_path, c
         assert main([*map(str, arguments)]) == 2, arguments
         out, line = capsys.readouterr()
         assert (out, line.count("\n"), line[:12]) == ("", 1, "augment.py: ")
-    assert not [path for path in tmp_path.rglob("x")]
+    assert not [*tmp_path.rglob("x")]
     with pytest.raises(SystemExit, match="2"):
         main([str(small_pool), str(x), "--copies", "many"])
 

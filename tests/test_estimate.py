@@ -1,0 +1,293 @@
+"""The one estimate behind every interval, the comparison of arms, and the verdict."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import run_cell
+from scipy import stats
+from sklearn.metrics import precision_recall_fscore_support
+
+FOLDS = np.repeat(np.arange(5), 28)
+ARMS = ["original", "augmented", "original_matched", "mixed"]
+
+
+def rows_of(arm, seed, right, first=0, classes=("cats", "dogs")):
+    """Return rows of predictions.csv for photos that are named right (True) or wrong."""
+    labels, others = (np.resize(names, len(right)) for names in (classes, np.roll(classes, 1)))
+    rows = {"path": [f"{first + i}.jpg" for i in range(len(right))], "label": labels}
+    return pd.DataFrame(rows).assign(arm=arm, seed=seed, prediction=np.where(right, labels, others))
+
+
+def predictions_of(hits, shared=False):
+    """Return predictions of {arm: [how many of 28 photos are named right, for each repeat]}."""
+    return pd.concat(
+        rows_of(arm, seed, np.arange(28) < right, 0 if shared else seed * 28)
+        for arm, repeats in hits.items()
+        for seed, right in enumerate(repeats)
+    )
+
+
+def summary_of(notebook, rows, classes=("cats", "dogs")):
+    """Return the summary of an arm whose runs are those of the rows."""
+    average = {"average": "binary", "pos_label": classes[1]} if len(classes) == 2 else {}
+    options, runs = {"zero_division": 0, "average": "macro"} | average, []
+    for _, run in rows.groupby("seed"):
+        figures = precision_recall_fscore_support(run.label, run.prediction, **options)[:3]
+        figures += ((run.label == run.prediction).mean(),)
+        runs.append(dict(zip(notebook.METRICS, map(float, figures), strict=True)))
+    return notebook.summarize(rows, runs, list(classes))
+
+
+# ---- the estimate
+
+
+def test_disjoint_folds_that_scatter_give_the_paired_t_test(notebook):
+    shares = np.array([0.1, 0.9, 0.3, 0.6, 0.8])
+    gains = (np.random.default_rng(0).random((5, 28)) < shares[:, None]) - 0.2
+    paired = stats.ttest_1samp(gains.mean(axis=1), 0)
+    interval, error = paired.confidence_interval(), stats.sem(gains.mean(axis=1))
+    found = notebook.estimate(gains.ravel(), FOLDS, range(140))
+    assert found == pytest.approx((gains.mean(), *interval, paired.pvalue, error))
+
+
+def test_crossed_runs_give_the_two_way_analysis(notebook):
+    draw, runs, photos = np.random.default_rng(1).normal, 4, 60
+    gains = draw(0.5, size=(runs, 1)) + draw(size=photos) + draw(size=(runs, photos))
+    run_means, photo_means = gains.mean(axis=1, keepdims=True), gains.mean(axis=0)
+    of_runs, of_photos = photos * run_means.var(ddof=1), runs * photo_means.var(ddof=1)
+    rest = gains - run_means - photo_means + gains.mean()
+    of_rest = (rest**2).sum() / (runs - 1) / (photos - 1)
+    total = of_runs + (of_photos - of_rest) * (photos - 1) / photos
+    error, freedom = (total / gains.size) ** 0.5, (runs - 1) * (total / of_runs) ** 2
+    run, photo = np.indices(gains.shape).reshape(2, -1)
+    found = notebook.estimate(gains.ravel(), run, photo)
+    interval = stats.t.interval(0.95, freedom, gains.mean(), error)
+    p_value = 2 * stats.t.sf(gains.mean() / error, freedom)
+    assert found == pytest.approx((gains.mean(), *interval, p_value, error))
+
+
+RESHUFFLED = np.concatenate([np.random.default_rng(seed).permutation(140) for seed in (1, 2)])
+DESIGNS = {  # the run and the photo of each test
+    "5 folds x 28": (FOLDS, np.arange(140)),
+    "5 folds x 140": (np.repeat(np.arange(5), 140), np.arange(700)),
+    "same 140 photos x 3": (np.repeat(np.arange(3), 140), np.tile(np.arange(140), 3)),
+    "10 reshuffled repeats": (np.repeat(np.arange(10), 28), RESHUFFLED),
+}
+
+
+def simulate(rng, runs, photos, luck, difference):
+    """Return whether each test is right: (400 experiments, arm, test), 0.5 -/+ difference / 2."""
+    easy = 0.15 * rng.normal(size=(400, 1, photos.max() + 1))  # a photo, for all
+    suits = 0.1 * rng.normal(size=(400, 2, photos.max() + 1))  # a photo, for an arm
+    lucky = luck * rng.normal(size=(400, 2, runs.max() + 1))  # a network
+    chance = 0.5 + (easy + suits)[..., photos] + lucky[..., runs]
+    chance += np.array([[-difference / 2], [difference / 2]])
+    return (rng.random(chance.shape) < chance).astype(float)
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.06, 0.14])
+@pytest.mark.parametrize("design", DESIGNS)
+def test_false_alarms_coverage_and_power_in_simulated_experiments(notebook, design, luck):
+    rng, (runs, photos), rates = np.random.default_rng(3), DESIGNS[design], []
+    for difference in (0.0, 0.3):
+        right = simulate(rng, runs, photos, luck, difference)
+        found = [notebook.estimate(b - a, runs, photos) for a, b in right]
+        rates.append(np.mean([p_value < 0.05 for *_, p_value, _ in found]))
+        own = [notebook.estimate(arm, runs, photos) for arm in right[:, 0]]
+        rates.append(np.mean([low <= 0.5 - difference / 2 <= high for _, low, high, *_ in own]))
+    assert rates[0] <= 0.09 and rates[1] >= 0.91 and rates[2] >= (0.7 if luck < 0.1 else 0.28)
+
+
+def test_one_run_or_ten_are_no_surer_than_their_photos_and_one_test_not_at_all(notebook):
+    assert notebook.estimate([1], [0], ["a"]) == (1, None, None, None, None)
+    mean, *interval, _, error = notebook.estimate(np.arange(28) < 20, [0] * 28, range(28))
+    assert error == pytest.approx((28 * mean * (1 - mean) + 2) ** 0.5 / 28)
+    assert tuple(interval) == pytest.approx(stats.t.interval(0.95, 27, mean, error))
+    run, photo = np.indices((10, 10)).reshape(2, -1)
+    mean, *interval, _, error = notebook.estimate(photo < 6, run, photo)
+    assert tuple(interval) == pytest.approx(stats.t.interval(0.95, 9, mean, error))
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_where_all_are_equal_nothing_is_certain(notebook, value):
+    mean, low, high, p_value, _ = notebook.estimate([value] * 140, FOLDS, range(140))
+    assert low < mean == value < high and high - low > 0.02 and (p_value == 1) == (value == 0)
+
+
+# ---- scores
+
+
+def test_every_interval_holds_its_mean(notebook):
+    rng = np.random.default_rng(4)
+    for _ in range(100):
+        n = rng.integers(1, 30)
+        rows = rows_of("original", 0, rng.random(n) < rng.random())
+        rows["seed"] = rng.integers(0, rng.integers(1, 6), n)
+        for shown in summary_of(notebook, rows).values():
+            assert shown["low"] is None or 0 <= shown["low"] <= shown["mean"] <= shown["high"] <= 1
+
+
+def test_scores_are_pooled_over_the_tests_of_all_repeats(notebook):
+    draws = np.random.default_rng(5).random((4, 20))
+    rows = pd.concat(rows_of("mixed", i, draws[i, 3 * i :] < 0.7) for i in range(4))
+    summary = summary_of(notebook, rows, ["dogs", "cats"])
+    pooled = precision_recall_fscore_support(rows["label"], rows["prediction"], labels=["cats"])
+    expected = [*np.ravel(pooled[:3]), (rows["label"] == rows["prediction"]).mean()]
+    assert list(summary) == ["precision", "recall", "f1", "accuracy"]
+    assert [shown["mean"] for shown in summary.values()] == pytest.approx(expected)
+    assert all(type(value) is float for shown in summary.values() for value in shown.values())
+
+
+def test_a_class_seen_in_too_few_runs_has_no_interval(notebook):
+    nothing = {"mean": 0, "low": None, "high": None}
+    rows = predictions_of({"mixed": [20, 20, 20]})
+    assert summary_of(notebook, rows)["precision"]["low"] > 0
+    rows.loc[rows["seed"] == 0, "prediction"] = "cats"
+    assert summary_of(notebook, rows)["precision"]["low"] is None
+    rows["prediction"] = "cats"
+    summary = summary_of(notebook, rows)
+    assert summary["precision"] == nothing
+    assert summary["recall"]["mean"] == summary["f1"]["mean"] == 0 < summary["recall"]["high"]
+    *scores, accuracy = summary_of(notebook, rows[rows["label"] == "cats"]).values()
+    assert scores == [nothing] * 3 and accuracy["low"] < accuracy["mean"] == 1
+
+
+def test_more_than_two_classes_have_macro_averages_of_the_runs(notebook):
+    classes = ["ants", "bees", "cats"]
+    rows = pd.concat(rows_of("mixed", i, np.arange(12) < 5 + i, 0, classes) for i in range(3))
+    *averages, accuracy = summary_of(notebook, rows, classes).values()
+    expected = np.zeros(3)
+    for _, run in rows.groupby("seed"):
+        pair = run["label"], run["prediction"]
+        expected += np.array(precision_recall_fscore_support(*pair, average="macro")[:3]) / 3
+    assert [shown["mean"] for shown in averages] == pytest.approx(expected)
+    assert {(shown["low"], shown["high"]) for shown in averages} == {(None, None)}
+    assert accuracy["low"] < accuracy["mean"] == 0.5 < accuracy["high"]
+
+
+# ---- the comparison
+
+
+def test_only_tests_that_both_arms_made_are_compared(notebook):
+    rows = predictions_of({"original": [10, 12, 11, 28], "mixed": [20, 14, 17]})
+    found = notebook.compare("original", "mixed", rows, True)
+    assert (found["runs"], found["photos"], found["difference"]) == (3, 84, 18 / 84)
+    assert found["p_value"] == pytest.approx(stats.ttest_1samp([10, 2, 6], 0).pvalue)
+    assert [type(value) for value in found.values()] == [str, str] + [float] * 4 + [int] * 2
+    assert list(found) == ["a", "b", "difference", "low", "high", "p_value", "runs", "photos"]
+
+
+def test_gains_are_paired_by_repeat_and_photo_in_whatever_order_the_rows_stand(notebook):
+    rows = predictions_of({"original": [10, 25], "mixed": [20, 20]}, shared=True)
+    gains = notebook.paired_gains("original", "mixed", rows.sample(frac=1, random_state=1))
+    assert gains.groupby("seed").gain.agg(["sum", "min", "max"]).to_numpy().tolist() == [
+        [10, 0, 1],
+        [-5, -1, 0],
+    ]
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3])
+def test_an_interval_needs_one_or_three_repeats_and_a_p_value_three(notebook, repeats):
+    rows = predictions_of({"original": [0] * repeats, "mixed": [28] * repeats}, shared=True)
+    found = notebook.compare("original", "mixed", rows, True)
+    assert found["photos"] == 28
+    assert (found["low"] is None, found["high"]) == ((True, None) if repeats == 2 else (False, 1))
+    assert (found["p_value"] is None) == (repeats < 3)
+    assert notebook.compare("original", "mixed", rows, False)["p_value"] is None
+
+
+def section_8(notebook, rows, **options):
+    """Run the cell that compares the arms; return what it says and what it puts into metrics."""
+    runs = rows.seed.nunique()
+    arms = {arm: {"runs": [{"seconds": 300}] * runs} for arm in rows.arm.unique()}
+    state = {"predictions": rows, "metrics": {"arms": arms}, "results_path": None, "drawn": False}
+    state |= {"config": SimpleNamespace(repeats=runs), "classes": ["cats", "dogs"], "said": []}
+    state |= {"Markdown": str, "get_ipython": lambda: True, "save_results": lambda *_: None}
+    state |= {"display": state["said"].append}
+    run_cell(notebook, 'metrics["comparison"] =', **state | options)
+    return state["said"][0], state["metrics"]["comparison"]
+
+
+@pytest.mark.parametrize(
+    ("arms", "tested"),
+    [
+        (["original", "augmented"], [("original", "augmented")]),
+        (["original_matched", "original", "augmented"], [("original_matched", "augmented")]),
+        (ARMS, [("original", "mixed")]),
+        (ARMS[:3] + ["mixed"], [("original", "mixed")]),
+        (["original", "original_matched"], []),
+        (["augmented"], []),
+    ],
+)
+def test_one_question_is_tested_the_first_that_the_arms_allow(notebook, arms, tested):
+    said, found = section_8(notebook, predictions_of({arm: [9, 14, 12] for arm in arms}))
+    assert [(one["a"], one["b"]) for one in found if one["p_value"] is not None] == tested
+    assert len(found) == sum(set(pair) <= set(arms) for pair in notebook.QUESTIONS)
+    assert ("One arm alone" in said) == (not found)
+
+
+def test_published_results_stand_beside_photos_of_cats_and_dogs_only(notebook):
+    rows = predictions_of({"original": [9, 14, 12], "augmented": [10, 15, 13]})
+    assert "Five groups published" in section_8(notebook, rows)[0]
+    assert "Five groups" not in section_8(notebook, rows, classes=["ants", "bees"])[0]
+    said = section_8(notebook, rows, drawn=True)[0]
+    assert "Five groups" not in said and "Of drawings, not of photos" in said
+
+
+# ---- the verdict
+
+NO_VERDICT = "No verdict", "networks", "nothing about augmentation", "repeats to 5 or more", "50 min"
+VERDICTS = [  # (same photos in all repeats, right of a, right of b, what is said)
+    (False, [10], [20], ["+35.7", "95 % interval", *NO_VERDICT]),
+    (False, [10, 11], [20, 9], ["+14.3", *NO_VERDICT]),
+    (False, [10] * 5, [13, 14, 16, 18, 19], ["Decided: they help", "+21.4", "p = 0.00", "pool"]),
+    (False, [20] * 4, [10, 11, 9, 10], ["Decided: they harm", "-35.7", "p = "]),
+    (False, [17, 5, 13, 14, 14], [17, 13, 18, 19, 15], ["+13.6", "Not", "About 13 ", "10 points"]),
+    (True, [14] * 5, [17] * 5, ["+10.7", "Not decided", "More test photos"]),
+]
+
+
+@pytest.mark.parametrize(("shared", "a", "b", "said"), VERDICTS)
+def test_the_verdict_says_what_the_figures_allow(notebook, shared, a, b, said):
+    rows = predictions_of({"original_matched": a, "augmented": b}, shared)
+    found = notebook.compare("original_matched", "augmented", rows, True)
+    gains = notebook.paired_gains("original_matched", "augmented", rows)
+    text = notebook.verdict(found, notebook.repeats_needed(gains), 600)
+    assert [words for words in said if words not in text] == [], text
+    assert ("ecided" in text) == (", p = " in text) == (len(a) > 2)
+    assert len(text.split()) <= 60, text
+
+
+def test_no_verdict_is_longer_than_sixty_words(notebook):
+    for (a, b), runs, p_value, gain, needed in (
+        (pair, runs, p_value, gain, needed)
+        for pair in notebook.QUESTIONS
+        for runs in (1, 2, 1000)
+        for p_value in ([0.000012, 0.9, None] if runs > 2 else [None])
+        for gain in (0.0, -0.98765, 0.12345)
+        for needed in (None, 12_345)
+    ):
+        row = {"a": a, "b": b, "difference": gain, "low": -1.0, "high": 1.0, "p_value": p_value}
+        row |= {"low": None, "high": None} if runs == 2 else {}
+        text = notebook.verdict(row | {"runs": runs, "photos": 140}, needed, 123_456.7)
+        assert len((text + " *Of drawings, not of photos.*").split()) <= 60, text
+        assert ("Not tested" in text) == (runs > 2 and p_value is None)
+
+
+def test_what_is_shown_but_not_tested_has_no_p_value(notebook):
+    rows = predictions_of({"original": [10] * 5, "original_matched": [13, 14, 16, 18, 19]})
+    row = notebook.compare("original", "original_matched", rows)
+    text = notebook.verdict(row, 3, 60)
+    assert text.startswith("**Not tested.** Do the added steps help by themselves?")
+    assert "p =" not in text and "ecided" not in text
+
+
+def test_more_repeats_are_needed_where_they_scatter_more(notebook):
+    def needed(a, b):
+        rows = predictions_of({"original": a, "mixed": b})
+        return notebook.repeats_needed(notebook.paired_gains("original", "mixed", rows))
+
+    little, much = needed([14] * 5, [13, 14, 15, 14, 14]), needed([14] * 5, [4, 24, 14, 19, 9])
+    assert 2 < little < 6 < 25 < much
