@@ -133,11 +133,9 @@ class Report:
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        return (
-            f"{self.images} images read, {self.made} copies made, {self.kept} kept, "
-            f"{self.removed} stale removed, {len(self.left_out)} images left out, "
-            f"{self.seconds:.1f} s, {self.images / max(self.seconds, 1e-9):.1f} images/s"
-        )
+        done = f"{self.images} images read, {self.made} copies made, {self.kept} kept, "
+        done += f"{self.removed} stale removed, {len(self.left_out)} images left out, "
+        return f"{done}{self.seconds:.1f} s, {self.images / max(self.seconds, 1e-9):.1f} images/s"
 
 
 def augment_folder(
@@ -180,10 +178,11 @@ def augment_folder(
         if (output / name).exists() and not read_copy(output / name):
             raise InputError(f"{output / name} was not made by augment.py: move it away first")
     report, manifest = Report(), {}
-    report.left_out = [f"{source / kind}: no image in it" for kind in found if not found[kind]]
-    with claim(output), cluster(scheduler) if scheduler else processes(workers):
+    for kind in (kind for kind, files in found.items() if not files):
+        report.left_out.append(one_line(f"{source / kind}: no image in it"))
+    with claim(output), cluster(scheduler) if scheduler else processes(workers) as send:
         report.removed = remove_stale(output, targets)
-        make = joblib.delayed(joblib.wrap_non_picklable_objects(augment_file))
+        make = joblib.delayed(send(augment_file))
         jobs = (make(source, path, output, names, seed, among) for path, names in targets.items())
         with contextlib.closing(joblib.Parallel(return_as="generator")(jobs)) as results:
             for done, result in enumerate(results, 1):
@@ -201,7 +200,7 @@ def augment_folder(
 
 
 def choose_operations(names: str) -> tuple[str, ...]:
-    """Return the operations named, in their order above; all for none. Unknown: InputError."""
+    """Return the operations named, in their order above, or all; an unknown one: InputError."""
     chosen = {name.strip() for name in names.split(",")} - {""} or set(OPERATIONS)
     if unknown := sorted(chosen - set(OPERATIONS)):
         raise InputError(f"operations = {', '.join(unknown)}: must be of {', '.join(OPERATIONS)}")
@@ -252,6 +251,7 @@ def augment_file(
     try:
         content, image = load_image(source / relative)
         image.thumbnail((COPY_SIDE, COPY_SIDE))
+        image = image if is_usable(*image.size) else load_image(source / relative)[1]
         path, digest = relative.as_posix(), hashlib.sha256(content).hexdigest()[:16]
         for number, name in enumerate(names):
             origin = {"source": path, "content": digest, "copy": number, "seed": seed}

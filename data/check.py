@@ -29,7 +29,7 @@ class Photo:
     grey: np.ndarray  # (32, 32) uint8
     colour: np.ndarray  # (32, 32, 3) uint8
     pages: bool  # has it several?
-    extremes: tuple | None  # of values deeper than 8 bits
+    scale: tuple | None  # of values deeper than 8 bits
 
 
 def list_files(parts: dict[str, Path], ready_made: bool) -> dict[str, tuple[Path, str, Path]]:
@@ -51,7 +51,7 @@ def list_files(parts: dict[str, Path], ready_made: bool) -> dict[str, tuple[Path
     for part, kind in [(part, kind) for part in parts for kind in classes]:
         folder = parts[part] / kind
         if not found[part][kind]:
-            what = "; ".join(describe_others(folder)) or "It is empty"
+            what = "; ".join(describe_others(parts[part], kind)) or "It is empty"
             raise InputError(f"{folder}: no readable image in {kind}. {what}")
         for file in found[part][kind]:
             inner = "/".join(file.relative_to(parts[part]).parts[1:])
@@ -66,9 +66,14 @@ def list_files(parts: dict[str, Path], ready_made: bool) -> dict[str, tuple[Path
     return files
 
 
-def describe_others(*folders: Path) -> list[str]:
-    """Return a line for each suffix of files that are no images here."""
-    files = [file for folder in folders if folder.is_dir() for file in find_files(folder)]
+def describe_others(root: Path, kind: str | None = None) -> list[str]:
+    """Return a line for each suffix of files in class folders, or one of them, that are no images.
+
+    They may be photos in a format that Pillow cannot read, like a phone's HEIC.
+    """
+    folders = [x for x in root.iterdir() if x.is_dir() and not is_hidden(x.name)]
+    folders = [x for x in folders if kind in (None, unicodedata.normalize("NFC", x.name))]
+    files = [file for folder in folders for file in find_files(folder)]
     others = [file for file in files if not is_image(file) and not is_hidden(file.name)]
     count = Counter(file.suffix.lower() or "without a suffix" for file in others)
     cure = "which cannot be read here: convert them if they are photos"
@@ -96,14 +101,15 @@ def read_photos(
     for folder in {row[2] for row in files.values()} - {files[name][2] for name in photos}:
         why = [f"{files[k][0].name}: {x}" for k, x in read.items() if files[k][2] == folder]
         raise InputError(f"{folder}: no readable image in {folder.name}. {'; '.join(why[:2])}")
-    notes += describe_others(*{row[2]: None for row in files.values()})
+    notes += [line for root in parts.values() for line in describe_others(root)]
     several = sum(photo.pages for photo in photos.values())
     notes += [f"{several} images have several pages: the first is used"] if several else []
-    if deep := [photo.extremes for photo in photos.values() if photo.extremes]:
+    if deep := [photo.scale for photo in photos.values() if photo.scale]:
         scale = min(low for low, _ in deep), max(high for _, high in deep)
         what = "images of more than 8 bits are used as 8-bit PNG, all on one scale for"
         notes.append(f"{len(deep)} {what} {scale[0]:g} to {scale[1]:g}")
-        photos = dict(to_8_bit_file(*item, scale, converted) for item in photos.items())
+        names = set(photos)
+        photos = dict(to_8_bit_file(*x, scale, converted, names) for x in photos.items())
     return photos, unreadable
 
 
@@ -119,17 +125,21 @@ def examine(file: Path, label: str) -> Photo | str:
         for mode in ("L", "RGB")
     )
     origin = str(read_origin(info.get("comment")).get("content", ""))
-    return Photo(file, label, digest, origin, grey, colour, "pages" in info, info.get("extremes"))
+    return Photo(file, label, digest, origin, grey, colour, "pages" in info, info.get("scale"))
 
 
-def to_8_bit_file(name: str, photo: Photo, scale: tuple, folder: Path) -> tuple[str, Photo]:
+def to_8_bit_file(
+    name: str, photo: Photo, scale: tuple, folder: Path, names: set[str]
+) -> tuple[str, Photo]:
     """Return a photo of deeper values under its new name, as a PNG file on a common scale."""
-    if not photo.extremes:
+    if not photo.scale:
         return name, photo
-    png, file = io.BytesIO(), folder / f"{name}.8-bit.png"
+    png, new = io.BytesIO(), Path(name).with_suffix(".png").as_posix()
+    if new in names and new != name:
+        new = Path(name).with_name(f"{photo.digest}.png").as_posix()
     load_image(photo.file, scale)[1].save(png, "PNG")
-    write_whole(file, png.getbuffer())
-    return f"{name}.8-bit.png", examine(file, photo.label)
+    write_whole(folder / new, png.getbuffer())
+    return new, examine(folder / new, photo.label)
 
 
 def find_duplicates(photos: list[Photo]) -> list[tuple[int, int]]:

@@ -41,14 +41,15 @@ def fetch_dataset(dataset: str, data_dir: Path) -> tuple[Path, str, str]:
         draw_dataset(drawings)
         return drawings, dataset, ""
     try:
-        if path.is_dir():
-            return path, dataset, ""
-        if path.is_file():
-            return unpack(path, data_dir / "source"), dataset, ""
+        is_folder, is_file = path.is_dir(), path.is_file()
         handle = re.fullmatch(r"[\w.-]+/[\w.-]+(/versions/\d+)?", dataset)
         handle = handle and not path.parent.exists()
     except (OSError, ValueError):  # too long for a path, or no path at all
-        handle = False
+        is_folder = is_file = handle = False
+    if is_folder:
+        return path, dataset, ""
+    if is_file:
+        return unpack(path, data_dir / "source"), dataset, ""
     if not handle:
         where = f"no such folder or zip in {Path.cwd()}, and no Kaggle handle owner/name"
         raise InputError(f"dataset = {dataset[:200]!r}: {where}")
@@ -147,7 +148,7 @@ def find_parts(folder: Path, subset: str) -> tuple[dict[str, Path], bool, list[s
     """
     chosen = [name.strip() for name in subset.split(",") if name.strip()]
     if len(chosen) > 1:
-        return {Path(name).name: enter(folder, name) for name in chosen}, False, []
+        return {name.replace("/", "_"): enter(folder, name) for name in chosen}, False, []
     root = enter(folder, *chosen)
     folders = find_folders(root)
     images = {name: sum(map(is_image, find_files(path))) for name, path in folders.items()}

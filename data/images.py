@@ -16,6 +16,7 @@ MOST_PIXELS = 90_000_000  # of an image; decoded it takes three bytes for each
 LEAST_SIDE, MOST_ELONGATED = 8, 50  # in pixels; longer side by shorter side
 NOT_OPENED = {"EPS", "MPEG", "WMF", "BUFR", "GRIB", "HDF5"}  # need a program beside Pillow
 FORMATS = {k: v for k, v in Image.registered_extensions().items() if v in Image.OPEN}  # by suffix
+FORMATS[".mpo"] = "JPEG"  # which opens them
 KINDS = ["JPEG", "PNG", *sorted({*FORMATS.values()} - {"JPEG", "PNG"} - NOT_OPENED)]
 NO_PERSON_MADE = {"__macosx", "__pycache__", "$recycle.bin", "system volume information"}
 NO_PERSON_MADE |= {"@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "lost+found"}
@@ -88,10 +89,10 @@ def find_images(folder: str | Path) -> dict[str, list[Path]]:
     return found
 
 
-def load_image(file: str | Path, extremes: tuple | None = None) -> tuple[bytes, Image.Image]:
+def load_image(file: str | Path, scale: tuple | None = None) -> tuple[bytes, Image.Image]:
     """Return the bytes of a file and its image: upright (EXIF), sRGB, transparency on white.
 
-    Its `info` may have "comment", "pages" (it is the first of several), "extremes" (`to_8_bits`).
+    Its `info` may have "comment", "pages" (it is the first of several), "scale" (`to_8_bits`).
 
     Raises:
         OSError: the file cannot be used as an image; the message is one line.
@@ -110,7 +111,7 @@ def load_image(file: str | Path, extremes: tuple | None = None) -> tuple[bytes, 
                 image = ImageOps.exif_transpose(opened)
                 info |= {"pages": True} if opened.is_animated else {}
             if image.mode[0] in "IF":
-                image, info["extremes"] = to_8_bits(image, extremes)
+                image, info["scale"] = to_8_bits(image, scale)
             if image.has_transparency_data:
                 rgba = image.convert("RGBA")
                 image = Image.new("RGBA", rgba.size, "white")
@@ -139,22 +140,21 @@ def is_usable(width: int, height: int) -> bool:
     return short >= LEAST_SIDE and long <= MOST_ELONGATED * short and short * long <= MOST_PIXELS
 
 
-def to_8_bits(image: Image.Image, extremes: tuple | None = None) -> tuple[Image.Image, tuple]:
-    """Return an image of deeper values in mode L, and the least and greatest of its values.
+def to_8_bits(image: Image.Image, scale: tuple | None = None) -> tuple[Image.Image, tuple]:
+    """Return an image of deeper values in mode L, and its own scale: the values of 0 and of 256.
 
-    The scale is that of the bits which the extremes need (8, 12, 16 …; 1.0 for floats up to it):
-    those of the whole data set, or else those of this image.
+    That is the range of the bits that its values need (8, 12, 16 …), or 0 to 1 for floats up to 1;
+    `scale`, the widest of a data set, is used instead.
     """
     values = np.asarray(image).astype(float)
     finite = values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1)
-    own = finite.min().item(), finite.max().item()
-    least, greatest = extremes or own
-    most = max(greatest, -least)
-    depths = range(130) if image.mode == "F" else (8, 12, 16, 24, 32)
+    least, greatest = finite.min().item(), finite.max().item()
+    most, depths = max(greatest, -least), range(130) if image.mode == "F" else (8, 12, 16, 24, 32)
     high = next(2.0**bits for bits in depths if most <= 1 or most < 2.0**bits)
-    low = -high if least < 0 else 0.0
-    if 128 * (greatest - least) < high - low:  # fewer than two levels would be left
-        low, high = least, max(greatest, np.nextafter(least, np.inf))
+    own = -high if least < 0 else 0.0, high
+    if 128 * (greatest - least) < own[1] - own[0]:  # fewer than two levels would be left
+        own = least, max(greatest, float(np.nextafter(least, np.inf)))
+    low, high = scale or own
     values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    scaled = np.minimum(256 * (values - low) / (high - low), 255)  # 255: of the float 1.0
+    scaled = np.clip(256 * ((values - low) / (high - low)), 0, 255)  # 255: of the float 1.0
     return Image.fromarray(scaled.astype(np.uint8)), own

@@ -23,6 +23,7 @@ from data import claim, remove_unfinished, write_whole
 from data.check import Photo, contradict, find_duplicates, group_photos, read_photos
 from data.fetch import expand, fetch_dataset, find_parts, is_default, keep_apart
 from data.images import InputError, find_images, is_image, one_line
+from data.settings import check_setting
 
 CURE = "drop_duplicates=false or --keep-duplicates uses every photo where it lies"
 
@@ -83,7 +84,11 @@ def prepare_dataset(
     Raises:
         InputError: the data set cannot be used.
     """
+    numbers = {"train_ratio": train_ratio, "seed": seed, "repeats": repeats}
+    for name, value in ({"dataset": dataset} | numbers).items():
+        check_setting(name, value)
     data_dir = Path(expand(data_dir))
+    keep_apart([Path(expand(dataset))], data_dir)
     with claim(data_dir):
         folder, source, why = fetch_dataset(dataset, data_dir)
         drawn = bool(why) or source == "drawings"
@@ -178,19 +183,19 @@ def split_dataset(photos: dict[str, Photo], plan: dict[str, str], folder: Path) 
     """
     memory, held = folder / "split.json", {}
     try:
-        known = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = dict(json.loads(memory.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # none, or damaged
         known = {}
+    wanted = {target: photos[name].digest for target, name in plan.items()}
     for path in [path for part in ("train", "test") for path in (folder / part).rglob("*")]:
-        if is_image(path) and path.is_file():
-            name = path.relative_to(folder).as_posix()
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and (name in wanted or is_image(path)):
             held[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
             if held[name] != known.get(name):
                 cure = "move it away or choose another data_dir"
                 raise InputError(
                     f"{path}: not put there by this notebook, or changed since; {cure}"
                 )
-    wanted = {target: photos[name].digest for target, name in plan.items()}
     for name in held:
         if held[name] != wanted.get(name):
             (folder / name).unlink()

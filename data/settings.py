@@ -46,7 +46,9 @@ def read_settings(
     return config
 
 
-def check_setting(name: str, value: object, choices: Mapping[str, Sequence[str]]) -> object:
+def check_setting(
+    name: str, value: object, choices: Mapping[str, Sequence[str]] = CHOICES
+) -> object:
     """Return a setting as it is used."""
     if name in LIMITS:
         (least, most), kind = LIMITS[name], type(LIMITS[name][0])

@@ -20,8 +20,10 @@ from data.images import InputError
 
 
 @contextlib.contextmanager
-def processes(count: int | None = None) -> Iterator[None]:
+def processes(count: int | None = None) -> Iterator[Callable]:
     """Have joblib work in `count` processes, one per core if None; they are gone afterwards.
+
+    Yields a function to be called with what they are to run, as `cluster` does.
 
     Raises:
         InputError: a process was ended from outside.
@@ -29,7 +31,7 @@ def processes(count: int | None = None) -> Iterator[None]:
     ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
     try:
         with joblib.parallel_config("loky", n_jobs=count or -1, **ignore):
-            yield
+            yield lambda function: function
     except BrokenProcessPool as error:
         cause = "a process was ended from outside, perhaps for want of memory"
         raise InputError(
@@ -40,18 +42,23 @@ def processes(count: int | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def cluster(address: str) -> Iterator[None]:
-    """Have joblib work on the Dask cluster at an address, whose workers get our code from here.
+def cluster(address: str | None) -> Iterator[Callable]:
+    """Have joblib work on the Dask cluster at an address, or here without one.
+
+    Yields a function to be called with what the workers are to run: they get its code from here.
 
     Raises:
         InputError: the package is missing, nothing answers, no worker can be used, or all are lost.
     """
+    if not address:
+        yield lambda function: function
+        return
     client = connect(address)
     over, lost = threading.Event(), threading.Event()
     threading.Thread(target=watch, args=(client, over, lost), daemon=True).start()
     try:
         with joblib.parallel_config("dask", n_jobs=-1):
-            yield
+            yield pack
     except BaseException as error:
         kind = type(error).__name__
         if lost.is_set() or kind in ("KilledWorker", "CommClosedError", "FutureCancelledError"):
@@ -87,6 +94,12 @@ def connect(address: str) -> object:
     for name in {"augment", "data"} & set(sys.modules):  # no worker need have them on its path
         cloudpickle.register_pickle_by_value(sys.modules[name])
     return client
+
+
+def pack(function: Callable) -> Callable:
+    """Return a function that takes its code along; one that cannot fails here: Dask would hang."""
+    cloudpickle.dumps(function)
+    return joblib.wrap_non_picklable_objects(function)
 
 
 def watch(client: object, over: threading.Event, lost: threading.Event) -> None:

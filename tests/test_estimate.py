@@ -238,7 +238,13 @@ def test_published_results_stand_beside_photos_of_cats_and_dogs_only(notebook):
 
 # ---- the verdict
 
-NO_VERDICT = "No verdict", "networks", "nothing about augmentation", "repeats to 5 or more", "50 min"
+NO_VERDICT = (
+    "No verdict",
+    "networks",
+    "nothing about augmentation",
+    "repeats to 5 or more",
+    "50 min",
+)
 VERDICTS = [  # (same photos in all repeats, right of a, right of b, what is said)
     (False, [10], [20], ["+35.7", "95 % interval", *NO_VERDICT]),
     (False, [10, 11], [20, 9], ["+14.3", *NO_VERDICT]),
