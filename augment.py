@@ -32,7 +32,7 @@ import joblib
 from PIL import Image
 from tqdm import tqdm
 
-from data import COPY, claim, read_origin, remove_unfinished, write_whole
+from data import COPY, claim, print_any_name, read_origin, remove_unfinished, write_whole
 from data.images import InputError, find_images, is_usable, load_image, one_line
 from data.workers import cluster, processes
 
@@ -304,8 +304,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster: tcp://host:8786")
     options = parser.parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a name that the terminal's code page has not
+    print_any_name()
     with tqdm(unit="image", desc="augment", disable=None) as bar:  # None: silent in a pipe
 
         def progress(done: int, total: int) -> None:

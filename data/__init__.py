@@ -2,8 +2,10 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,3 +71,10 @@ def claim(folder: Path) -> Iterator[None]:
         lock.release()
         if not lock.is_locked:
             Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def print_any_name() -> None:
+    """Have a terminal or file replace characters that its code page lacks, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

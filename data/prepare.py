@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from data import claim, remove_unfinished, write_whole
+from data import claim, print_any_name, remove_unfinished, write_whole
 from data.check import Photo, contradict, find_duplicates, group_photos, read_photos
 from data.fetch import expand, fetch_dataset, find_parts, is_default, keep_apart
 from data.images import InputError, find_images, is_image, one_line
@@ -237,8 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=1, help="default: 1")
     parser.add_argument("--keep-duplicates", dest="drop_duplicates", action="store_false")
     options = parser.parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a name that the terminal's code page has not
+    print_any_name()
     try:
         print(prepare_dataset(**vars(options)))
     except InputError as error:

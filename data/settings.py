@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
 from augment import OPERATIONS
+from data import print_any_name
 from data.images import InputError, one_line
 
 ARMS = ("original", "augmented", "original_matched", "mixed")
@@ -40,6 +41,7 @@ def read_settings(
         value = environ.get(name.upper(), values[name])
         setattr(config, name, check_setting(name, value, choices))
     config.drop_duplicates = config.drop_duplicates == "true"
+    print_any_name()
     if given := [name for name in names if name.upper() in environ]:
         said = ", ".join(f"{name} = {getattr(config, name)!r}" for name in given)
         print(one_line(f"from the environment, whatever the cell above says: {said}"))
