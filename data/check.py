@@ -62,6 +62,8 @@ def list_files(parts: dict[str, Path], ready_made: bool) -> dict[str, tuple[Path
         name = f"{part}/" * ready_made + f"{kind}/{prefix}{inner}"
         if name in files:
             raise InputError(f"{file}: class {kind} has a second file of this name: rename one")
+        if "\r" in name:  # where a row of manifest.csv would end
+            raise InputError(f"{file}: a line break in its name: rename it")
         files[name] = file, kind, parts[part] / kind
     return files
 

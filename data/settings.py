@@ -1,12 +1,15 @@
 """The notebook's settings: what is allowed, and which come from the environment."""
 
 import contextlib
+import warnings
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
 from augment import OPERATIONS
 from data import print_any_name
 from data.images import InputError, one_line
+
+warnings.filterwarnings("ignore", message="Glyph .* missing")  # a font need not have every emoji
 
 ARMS = ("original", "augmented", "original_matched", "mixed")
 NAMES = ("dataset", "subset", "data_dir", "results_dir")  # free texts; subset may be empty

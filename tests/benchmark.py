@@ -1,17 +1,7 @@
 """How fast the notebook trains and augments here, against the plain loop and other libraries.
 
-    python tests/benchmark.py [--only step,gate,augment,peers,answer] [--rounds 5] [--batch 32]
-                              [--size 224] [--model resnet50] [--large N] …
-
-Seconds differ from machine to machine, and from hour to hour on one machine. So what is compared is
-measured in turns, after a round that is not counted, in which memory settles; what counts is the
-median of the rounds' ratios, shown with the least and the greatest. The parts:
-
-    step     a training step, from the plain tutorial loop to the notebook's, one change at a time
-    gate     the notebook's loop learns what the plain loop in float32 learns
-    augment  augment.py with one and two workers; with --large also many photos, and their memory
-    peers    fastai, Lightning, timm and Keras at their best settings, as far as they are installed
-    answer   the minutes that a repeat of the experiment takes
+Seconds differ from hour to hour. So all is measured in turns, after a round for memory to settle,
+and what counts is the median of the rounds' ratios, shown with the least and the greatest.
 """
 
 import argparse
@@ -36,38 +26,32 @@ from unittest import mock
 import torch
 from conftest import ROOT, define_notebook, save_photo  # before ours: it puts them on the path
 from torch import nn
-from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision import transforms
-from torchvision.datasets import ImageFolder
-from torchvision.models import get_model
+from torchvision import datasets, models, transforms
 
-from augment import COPY_SIDE, augment_folder, augment_image
-from data.check import find_duplicates
+from augment import augment_folder, augment_image
 from data.drawings import draw_dataset
 from data.images import load_image
-from data.prepare import prepare_dataset
+from data.prepare import find_duplicates, prepare_dataset
 from data.workers import keep_memory
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LADDER = ["plain tutorial loop", "decoded once", "channels last", "low precision"]
 LADDER += ["fused Adam, no .item()", "bare step"]  # each with everything before it
 BARE, OURS, PRODUCTS = LADDER[-1], "notebook's train_model", ["float32 product", "low product"]
 SIDE, GATE_SIZE, GATE_STEPS, FEW = 4096, 64, 30, 2_500  # of products; FEW: beside --large
-COPIES, EPOCHS, PHOTOS = 3, 10, 112  # of a repeat of the experiment
+COPIES, EPOCHS, PHOTOS, MANY = 3, 10, 112, 20  # of a repeat; MANY: copies, against start-up
 ARMS = "original augmented", "original augmented original_matched", "original mixed"
 
 notebook = define_notebook()
+NORMALISE = transforms.Normalize(notebook.MEAN, notebook.STD)
+spawn = partial(ProcessPoolExecutor, 1, get_context("spawn"))  # a process of its own
 RUNNING, MARKS = {}, []  # in a process that measures: its loops, and when their steps ended
 
 
 def tick(*_, **__):
     """Mark the end of a step, on CUDA without waiting for it."""
-    if torch.cuda.is_initialized():
-        MARKS.append(torch.cuda.Event(enable_timing=True))
-        MARKS[-1].record()
-    else:
-        MARKS.append(time.perf_counter())
+    event = torch.cuda.is_initialized() and torch.cuda.Event(enable_timing=True)
+    MARKS.append(torch.cuda.current_stream().record_event(event) if event else time.perf_counter())
 
 
 def time_loop(name, options):
@@ -77,18 +61,16 @@ def time_loop(name, options):
         gc.collect()
         MARKS.clear()
         run(options.steps + 1)
-    first, last = MARKS[0], MARKS[options.steps]
-    if torch.cuda.is_initialized():
+    first, last, cuda = MARKS[0], MARKS[options.steps], torch.cuda.is_initialized()
+    if cuda:
         torch.cuda.synchronize()
-        return first.elapsed_time(last) / 1000 / options.steps
-    return (last - first) / options.steps
+    return (first.elapsed_time(last) / 1000 if cuda else last - first) / options.steps
 
 
 def loop_jobs(names, options):
     """Return {loop: call that times it}, in processes, as to keep memory is a process's own."""
-    spawn = partial(ProcessPoolExecutor, 1, get_context("spawn"))
-    keeping, pools = spawn(keep_memory), dict.fromkeys(LADDER[:-1], spawn())
-    pools |= {name: spawn() for name in PEERS}  # one that crashes takes none of the others along
+    keeping, pools = spawn(keep_memory), {name: spawn() for name in PEERS}  # one may crash
+    pools |= dict.fromkeys(LADDER[:-1], spawn())
     calls = {name: partial(pools.get(name, keeping).submit, time_loop, name) for name in names}
     return {name: lambda call=call: call(options).result() for name, call in calls.items()}
 
@@ -108,32 +90,21 @@ def in_turns(jobs, rounds):
 
 
 def ratios(results, a, b, factor=1):
-    """Return factor × a/b of every round, none if one of them did not run."""
+    """Return factor × a/b of every round; not a number if one of them did not run."""
     pairs = zip(results.get(a, []), results.get(b, []), strict=False)
-    return [factor * x / y for x, y in pairs]
+    return [factor * x / y for x, y in pairs] or [float("nan")]
 
 
 def show(values, form=".2f"):
     """Return the median of some values, with the least and the greatest."""
-    if not values:
-        return "–"
     middle, low, high = (format(f(values), form) for f in (median, min, max))
     return f"{middle} ({low}–{high})"
 
 
 def judge(what, values, sign, limit, form=".2f"):
     """Print whether the median of some values is at least ("≥") or at most ("≤") a limit."""
-    reached = values and (median(values) >= limit if sign == "≥" else median(values) <= limit)
-    word = "reached" if reached else "NOT reached"
-    print(f"  → {what}: {show(values, form)}, goal {sign} {limit}: {word}")
-
-
-def tutorial_loader(options):
-    """Every tutorial's loader: JPEG files are decoded again in every epoch."""
-    size = options.size, options.size
-    steps = transforms.Resize(size), transforms.ToTensor(), transforms.Normalize(MEAN, STD)
-    images = ImageFolder(options.train, transforms.Compose(steps))
-    return DataLoader(images, options.batch, shuffle=True)
+    met = median(values) >= limit if sign == "≥" else median(values) <= limit
+    print(f"  → {what}: {show(values, form)}, goal {sign} {limit}: {'' if met else 'NOT '}reached")
 
 
 def prepared(loader, device, layout=torch.channels_last):
@@ -143,14 +114,14 @@ def prepared(loader, device, layout=torch.channels_last):
         for images, labels in loader:
             images = images.to(device)
             if images.dtype == torch.uint8:
-                images = transforms.functional.normalize(images / 255, MEAN, STD)
+                images = NORMALISE(images / 255)
             yield images.contiguous(memory_format=layout), labels.to(device)
 
 
 def train(model, batches, optimizer, low=True, read=False):
     """Train on batches; `low`: in the notebook's precision, `read`: each loss by .item()."""
     device, total = next(model.parameters()).device, 0.0
-    half = low and notebook.precision(device) == torch.float16
+    half = low and notebook.fast_dtype(device) == torch.float16
     scaler = torch.amp.GradScaler(device.type, 1024, enabled=half)
     model.train()
     for images, labels in batches:
@@ -174,33 +145,28 @@ def notebook_parts(options):
 def ladder_loop(options, changes):
     """The plain tutorial loop with the first so many changes; the last: one batch for ever."""
     loader, model = notebook_parts(options)
-    loader = loader if changes else tutorial_loader(options)
+    if not changes:  # every tutorial's loader decodes the JPEG files again in every epoch
+        steps = [transforms.Resize([options.size] * 2), transforms.ToTensor(), NORMALISE]
+        images = datasets.ImageFolder(options.train, transforms.Compose(steps))
+        loader = torch.utils.data.DataLoader(images, options.batch, shuffle=True)
     layout = torch.channels_last if changes > 1 else torch.contiguous_format
     batches = prepared(loader, options.device, layout)
     batches = itertools.repeat(next(batches)) if changes == 5 else batches
     model.to(memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=changes > 3 or None)
-    how = {"low": changes > 2, "read": changes < 4}
-    return lambda n: train(model, itertools.islice(batches, n), optimizer, **how)
+    return lambda n: train(model, itertools.islice(batches, n), optimizer, changes > 2, changes < 4)
 
 
 def notebook_loop(options):
-    """The notebook's own `train_model`."""
+    """The notebook's own `train_model`; an epoch's end reports its last step once more."""
     loader, model = notebook_parts(options)
-
-    def report(done, _, losses):
-        if done > len(losses) * len(loader):  # an epoch's end reports its last step once more
-            tick()
-
-    return lambda n: notebook.train_model(model, loader, n, report=report)
+    how = {"report": lambda done, _, losses: done > len(losses) * len(loader) and tick()}
+    return lambda n: notebook.train_model(model, loader, n, **how)
 
 
 def product_loop(options, low):
     """Products of two matrices, in float32 or in the notebook's precision."""
-    if options.device.startswith("cuda"):
-        torch.set_float32_matmul_precision("high")  # TensorFloat-32, as convolutions have it
-    kind = options.precision if low else torch.float32
-    a = torch.randn(SIDE, SIDE).to(options.device, kind)
+    a = torch.randn(SIDE, SIDE).to(options.device, options.precision if low else torch.float32)
     return lambda n: [tick(torch.mm(a, a)) for _ in range(n)]
 
 
@@ -208,15 +174,14 @@ def peer_parts(options):
     """Return a loader of one ready batch again and again, and the network; channels last."""
     loader, model = notebook_parts(options)
     batch = next(prepared(loader, options.device))
-    return DataLoader([batch] * (options.steps + 1), batch_size=None), model
+    return torch.utils.data.DataLoader([batch] * (options.steps + 1), batch_size=None), model
 
 
 def timm_loop(options):
     """The step of timm's train.py, --amp --channels-last, fused Adam; it reads every loss."""
     import timm.optim
 
-    loader, _ = peer_parts(options)
-    model = timm.create_model(options.model, num_classes=2)
+    loader, model = peer_parts(options)[0], timm.create_model(options.model, num_classes=2)
     model = model.to(options.device, memory_format=torch.channels_last)
     optimizer = timm.optim.create_optimizer_v2(model, "adam", lr=0.001, fused=True)
     return lambda _: train(model, loader, optimizer, read=True)
@@ -233,7 +198,7 @@ def fastai_loop(options):
     how = {"opt_func": adam, "cbs": fastai.Callback(after_batch=tick)}
     learner = fastai.Learner(data, model, nn.CrossEntropyLoss(), **how)
     mode = "bf16" if options.precision == torch.bfloat16 else "fp16"
-    learner.to_channelslast(use_amp=options.device.startswith("cuda"), amp_mode=mode)
+    learner.to_channelslast(options.device.startswith("cuda"), mode)
     return lambda _: learner.fit(1, 0.001)
 
 
@@ -253,9 +218,9 @@ def lightning_loop(options):
     module = Classifier()
     loader, module.model = peer_parts(options)
     names = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed", torch.float32: "32-true"}
-    how = {"precision": names[options.precision], "barebones": True, "devices": 1}
-    how["accelerator"] = "gpu" if options.device.startswith("cuda") else "cpu"
-    return lambda _: lightning.Trainer(max_epochs=1, **how).fit(module, loader)
+    how = {"precision": names[options.precision], "accelerator": options.device.split(":")[0]}
+    how |= {"barebones": True, "devices": 1, "max_epochs": 1}
+    return lambda _: lightning.Trainer(**how).fit(module, loader)
 
 
 def keras_loop(options):
@@ -268,7 +233,7 @@ def keras_loop(options):
     network = getattr(keras.applications, options.model.replace("resnet", "ResNet"))
     model = network(weights=None, classes=2, input_shape=(options.size, options.size, 3))
     model.compile(keras.optimizers.Adam(0.001), loss="sparse_categorical_crossentropy")
-    loader, _ = peer_parts(options)
+    loader = peer_parts(options)[0]
     loader.dataset[:] = [(x.permute(0, 2, 3, 1), y) for x, y in loader.dataset]
     ticks = [keras.callbacks.LambdaCallback(on_train_batch_end=tick)]
     return lambda _: model.fit(loader, callbacks=ticks)
@@ -285,42 +250,33 @@ def measure_step(options):
     seconds = in_turns(loop_jobs([*LADDER, OURS, *PRODUCTS], options), options.rounds)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         images = torch.empty(options.batch, 3, options.size, options.size)
-        get_model(options.model, num_classes=2)(images).sum().backward()
+        models.get_model(options.model, num_classes=2)(images).sum().backward()
     products = counter.get_total_flops() / (2 * SIDE**3)
     print(f"  {'':24}s/step images/s  times plain         times previous      of matrix rate")
-    for previous, name in itertools.pairwise(("", *LADDER[:-1], OURS, BARE)):
+    for previous, name in itertools.pairwise((LADDER[0], *LADDER[:-1], OURS, BARE)):
         if name in seconds:
             step, product = median(seconds[name]), PRODUCTS[name not in LADDER[:3]]
-            gains = [show(ratios(seconds, other, name)) for other in (LADDER[0], previous)]
+            gains = [f"{show(ratios(seconds, x, name)):19}" for x in (LADDER[0], previous)]
             share = show(ratios(seconds, product, name, products), ".0%")
-            speed = f"{step:6.3f} {options.batch / step:8.1f}"
-            print(f"  {name:24}{speed}  {gains[0]:20}{gains[1]:20}{share}")
+            print(f"  {name:24}{step:6.3f} {options.batch / step:8.1f} ", *gains, share)
     judge("step: our rate / bare step's", ratios(seconds, BARE, OURS), "≥", 0.97, ".3f")
 
 
 def measure_gate(options):
     """Train from the same weights on the same batches: plainly, and with the notebook's loop."""
-    plain, curves, seeds = LADDER[1], {}, range(max(2, options.rounds))
-    for name in (plain, OURS):
-        curves[name] = torch.stack([loss_curve(name, seed, options) for seed in seeds])
-        ends = curves[name][:, :5].mean(), curves[name][:, -5:].mean()
-        print(f"  {name:24}mean loss of the first five steps {ends[0]:.3f}, the last {ends[1]:.3f}")
-    between = torch.pdist(curves[plain], 1).mean() / GATE_STEPS
-    print(
-        f"  {GATE_STEPS} steps at {GATE_SIZE} px; plain losses of two seeds differ by {between:.3f}"
-    )
-    apart = (curves[OURS] - curves[plain]).abs().mean(1) / between
-    judge("gate: difference of ours from plain / of two seeds", apart.tolist(), "≤", 1)
-
-
-def loss_curve(name, seed, options):
-    """Return the loss of every step of a loop."""
-    options = argparse.Namespace(**vars(options) | {"seed": seed, "size": GATE_SIZE})
-    compute = nn.functional.cross_entropy
-    with mock.patch.object(nn.functional, "cross_entropy", wraps=compute) as called:
-        LOOPS[name](options)(GATE_STEPS)
-    losses = [compute(logits.detach().float(), y) for (logits, y), _ in called.call_args_list]
-    return torch.stack(losses).cpu()
+    curves, compute = {LADDER[1]: [], OURS: []}, nn.functional.cross_entropy
+    for seed, name in itertools.product(range(max(2, options.rounds)), curves):
+        chosen = argparse.Namespace(**vars(options) | {"seed": seed, "size": GATE_SIZE})
+        with mock.patch.object(nn.functional, "cross_entropy", wraps=compute) as called:
+            LOOPS[name](chosen)(GATE_STEPS)
+        losses = [compute(logits.detach().float(), y) for (logits, y), _ in called.call_args_list]
+        curves[name].append(torch.stack(losses).cpu())
+    plain, ours = map(torch.stack, curves.values())  # (seeds, steps)
+    for name, losses in (("plain loop in float32", plain), (OURS, ours)):
+        ends = losses[:, :5].mean(), losses[:, -5:].mean()
+        print("  {:24}loss of the first five steps {:.3f}, the last {:.3f}".format(name, *ends))
+    seeds = torch.pdist(plain, 1).mean() / GATE_STEPS  # difference per step, of each two seeds
+    judge("gate: ours from plain / seeds", ((ours - plain).abs().mean(1) / seeds).tolist(), "≤", 1)
 
 
 def measure_augment(options):
@@ -329,19 +285,17 @@ def measure_augment(options):
     command = [sys.executable, ROOT / "augment.py", one.parent.parent]
     jobs = {
         "start-up": lambda to: subprocess.run([*command, to], check=True, capture_output=True),
-        "1 worker": partial(augment_folder, options.train, copies=COPIES, workers=1),
-        "2 workers": partial(augment_folder, options.train, copies=COPIES, workers=2),
+        "1 worker": partial(augment_folder, options.train, copies=MANY, workers=1),
+        "2 workers": partial(augment_folder, options.train, copies=MANY, workers=2),
         "plain loop": partial(augment_plainly, photos),
     }
-    jobs = {name: partial(seconds_of, job) for name, job in jobs.items()}
-    seconds = in_turns(jobs, options.rounds)
+    seconds = in_turns({k: partial(seconds_of, job) for k, job in jobs.items()}, options.rounds)
     for name, times in seconds.items():
-        count = COPIES * (1 if name == "start-up" else len(photos))
-        rates = show([count / second for second in times], ".1f")
-        print(f"  {name:24}{count} copies in {show(times)} s: {rates} a second")
+        count = 3 if name == "start-up" else MANY * len(photos)
+        print(f"  {name:24}{count} copies: {show(times)} s, {count / median(times):.0f} a second")
     if options.large:
         measure_large(options)
-    judge("augment: 1 worker / plain loop", ratios(seconds, "plain loop", "1 worker"), "≥", 1)
+    print(f"  1 worker / plain loop: {show(ratios(seconds, 'plain loop', '1 worker'))}")
     judge("augment: 2 workers / 1 worker", ratios(seconds, "1 worker", "2 workers"), "≥", 1.8)
 
 
@@ -357,23 +311,17 @@ def seconds_of(work):
 def augment_plainly(photos, output):
     """Make copies one by one: decode, AugLy's operations, save."""
     rng = random.Random(0)
-    for photo in photos:
-        (output / photo.parent.name).mkdir(exist_ok=True)
-        image = load_image(photo)[1]
-        image.thumbnail((COPY_SIDE, COPY_SIDE))
-        for number in range(COPIES):
-            copy, _ = augment_image(image, rng)
-            copy.save(output / photo.parent.name / f"{photo.stem}_{number}.jpg", quality=95)
+    for photo, number in itertools.product(photos, range(MANY)):
+        copy, _ = augment_image(load_image(photo)[1], rng)
+        copy.save(output / f"{photo.stem}_{number}.jpg", quality=95)
 
 
 def measure_large(options):
     """Compare the time per image of many small photos with that of few, measured once."""
     costs = {}
     for n in (FEW, options.large):
-        pool = ProcessPoolExecutor(1, get_context("spawn"))
-        costs[n], peak = pool.submit(cost_of, n, options.work / str(n)).result()
-        each = ", ".join(f"{name} {cost:.2f}" for name, cost in costs[n].items())
-        print(f"  {n} small photos, ms for each: {each}; largest process {peak:.2f} GB")
+        costs[n], peak = spawn().submit(cost_of, n, options.work / str(n)).result()
+        print(f"  {n} small photos, ms for each: {costs[n]}; largest process {peak:.2f} GB")
     for name in ("prepare_dataset", "augment_folder"):  # the search grows with the square
         growth = costs[options.large][name] / costs[FEW][name]
         judge(f"augment: {name}, time per photo / that at {FEW}", [growth], "≤", 1.2)
@@ -388,19 +336,16 @@ def cost_of(count, folder):
         seconds = {"prepare_dataset": seconds_of(partial(prepare_dataset, str(folder)))}
     seconds["find_duplicates"] = seconds_of(lambda _: find_duplicates(*search.call_args.args))
     seconds["augment_folder"] = seconds_of(partial(augment_folder, folder, copies=COPIES))
-    whose = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
-    peak = max(resource.getrusage(who).ru_maxrss for who in whose)  # in kB; macOS: bytes
-    costs = {name: 1000 * second / count for name, second in seconds.items()}
-    return costs, peak / (1e9 if sys.platform == "darwin" else 1e6)
+    usage = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    each = {name: round(1000 * second / count, 3) for name, second in seconds.items()}
+    return each, max(use.ru_maxrss for use in usage) / 1e6  # of kB, on Linux
 
 
 def measure_peers(options):
     """Time the libraries' loops and ours, on batches of the same images."""
     seconds = in_turns(loop_jobs([OURS, *PEERS], options), options.rounds)
     for name, times in seconds.items():
-        print(
-            f"  {name:24}{median(times):6.3f} s/step, {show(ratios(seconds, name, OURS))} of ours"
-        )
+        print(f"  {name:24}{median(times):.3f} s/step, {show(ratios(seconds, name, OURS))} of ours")
     best = min(seconds.keys() - {OURS}, key=lambda name: median(seconds[name]), default="none ran")
     judge(f"peers: s/step of the fastest ({best}) / ours", ratios(seconds, best, OURS), "≥", 1)
 
@@ -408,27 +353,23 @@ def measure_peers(options):
 def measure_answer(options):
     """Print the minutes of training in one repeat of the experiment, by network and arms."""
     config = argparse.Namespace(copies=COPIES, num_epochs=EPOCHS, batch_size=options.batch)
-    jobs = {}
-    for name in ("resnet50", "resnet18"):
-        chosen = argparse.Namespace(**vars(options) | {"model": name})
-        jobs[name] = loop_jobs([OURS], chosen)[OURS]
+    chosen = [argparse.Namespace(**vars(options) | {"model": f"resnet{n}"}) for n in (50, 18)]
+    jobs = {choice.model: loop_jobs([OURS], choice)[OURS] for choice in chosen}
     seconds = in_turns(jobs, options.rounds)
-    for name, arms in itertools.product(seconds, ARMS):
+    for (name, times), arms in itertools.product(seconds.items(), ARMS):
         steps = sum(notebook.count_steps(arm, PHOTOS, config) for arm in arms.split())
-        minutes = show([second * steps / 60 for second in seconds[name]], ".1f")
-        print(f"  {name}, {arms}: {steps} steps, {minutes} minutes per repeat")
-    took = ", ".join(f"{name} {show(times, '.3f')} s" for name, times in seconds.items())
-    print(f"  → answer: a step takes {took}; {PHOTOS} photos, {EPOCHS} epochs, {COPIES} copies")
+        minutes = show([second * steps / 60 for second in times], ".1f")
+        print(f"  {name}, {arms}: {steps} × {median(times):.3f} s = {minutes} minutes a repeat")
+    print(f"  → answer: of {PHOTOS} photos, {COPIES} copies of each, {EPOCHS} epochs")
 
 
 PARTS = (measure_step, measure_gate, measure_augment, measure_peers, measure_answer)
 PARTS = {part.__name__.removeprefix("measure_"): part for part in PARTS}
 
 
-def parse_options():
-    """Return the options, and what follows from them."""
-    raw, cuda = argparse.RawDescriptionHelpFormatter, torch.cuda.is_available()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+def main():
+    """Measure the parts that were asked for; one that fails costs none of the others."""
+    parser, cuda = argparse.ArgumentParser(description=__doc__), torch.cuda.is_available()
     add = parser.add_argument
     add("--only", default=",".join(PARTS), metavar="PART,…", help="default: all of them")
     add("--rounds", type=int, default=5, help="and seeds of the gate (default: 5)")
@@ -439,24 +380,18 @@ def parse_options():
     add("--device", default="cuda" if cuda else "cpu")
     add("--large", type=int, metavar="N", help="augment: also 2,500 and N small photos")
     options = parser.parse_args(namespace=argparse.Namespace(seed=0))
-    options.precision = notebook.precision(torch.device(options.device))
+    options.precision = notebook.fast_dtype(torch.device(options.device))
     if unknown := set(options.only.split(",")) - set(PARTS):
         parser.error(f"--only {', '.join(unknown)}: not one of {', '.join(PARTS)}")
-    return options
-
-
-def main():
-    """Measure the parts that were asked for; one that fails costs none of the others."""
-    options = parse_options()
-    what = f"{options.batch} images of {options.size} px, {options.model}, {options.precision}"
-    print(f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads: {what}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {vars(options)}")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         options.work, options.train = Path(folder), Path(folder, "drawings")
         draw_dataset(options.train, options.batch * max(1, 160 // options.batch))  # whole batches
         for name in options.only.split(","):
             print(f"{name}: {PARTS[name].__doc__}", flush=True)
             try:
-                PARTS[name](options)
+                with spawn() as own:  # for its memory
+                    own.submit(PARTS[name], options).result()
             except Exception as error:
                 print(f"  → {name}: FAILED, {error!r:.160}")
 

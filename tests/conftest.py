@@ -150,7 +150,7 @@ def kaggle(monkeypatch, tmp_path, small_pool):
             else:
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
-                if self.kind == "wrong checksum":
+                if self.kind == "checksum":
                     self.send_header("X-Goog-Hash", "md5=AAAAAAAAAAAAAAAAAAAAAA==")
                 self.end_headers()
                 self.wfile.write(body[: 5000 if self.kind == "half" else None])

@@ -1,5 +1,6 @@
 """The one estimate behind every interval, the comparison of arms, and the verdict."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,9 +39,6 @@ def summary_of(notebook, rows, classes=("cats", "dogs")):
         figures += ((run.label == run.prediction).mean(),)
         runs.append(dict(zip(notebook.METRICS, map(float, figures), strict=True)))
     return notebook.summarize(rows, runs, list(classes))
-
-
-# ---- the estimate
 
 
 def test_disjoint_folds_that_scatter_give_the_paired_t_test(notebook):
@@ -116,9 +114,6 @@ def test_where_all_are_equal_nothing_is_certain(notebook, value):
     assert low < mean == value < high and high - low > 0.02 and (p_value == 1) == (value == 0)
 
 
-# ---- scores
-
-
 def test_every_interval_holds_its_mean(notebook):
     rng = np.random.default_rng(4)
     for _ in range(100):
@@ -167,25 +162,14 @@ def test_more_than_two_classes_have_macro_averages_of_the_runs(notebook):
     assert accuracy["low"] < accuracy["mean"] == 0.5 < accuracy["high"]
 
 
-# ---- the comparison
-
-
 def test_only_tests_that_both_arms_made_are_compared(notebook):
     rows = predictions_of({"original": [10, 12, 11, 28], "mixed": [20, 14, 17]})
+    rows = rows.sample(frac=1, random_state=1)  # in whatever order
     found = notebook.compare("original", "mixed", rows, True)
     assert (found["runs"], found["photos"], found["difference"]) == (3, 84, 18 / 84)
     assert found["p_value"] == pytest.approx(stats.ttest_1samp([10, 2, 6], 0).pvalue)
     assert [type(value) for value in found.values()] == [str, str] + [float] * 4 + [int] * 2
     assert list(found) == ["a", "b", "difference", "low", "high", "p_value", "runs", "photos"]
-
-
-def test_gains_are_paired_by_repeat_and_photo_in_whatever_order_the_rows_stand(notebook):
-    rows = predictions_of({"original": [10, 25], "mixed": [20, 20]}, shared=True)
-    gains = notebook.paired_gains("original", "mixed", rows.sample(frac=1, random_state=1))
-    assert gains.groupby("seed").gain.agg(["sum", "min", "max"]).to_numpy().tolist() == [
-        [10, 0, 1],
-        [-5, -1, 0],
-    ]
 
 
 @pytest.mark.parametrize("repeats", [1, 2, 3])
@@ -216,7 +200,6 @@ def section_8(notebook, rows, **options):
         (["original", "augmented"], [("original", "augmented")]),
         (["original_matched", "original", "augmented"], [("original_matched", "augmented")]),
         (ARMS, [("original", "mixed")]),
-        (ARMS[:3] + ["mixed"], [("original", "mixed")]),
         (["original", "original_matched"], []),
         (["augmented"], []),
     ],
@@ -225,7 +208,7 @@ def test_one_question_is_tested_the_first_that_the_arms_allow(notebook, arms, te
     said, found = section_8(notebook, predictions_of({arm: [9, 14, 12] for arm in arms}))
     assert [(one["a"], one["b"]) for one in found if one["p_value"] is not None] == tested
     assert len(found) == sum(set(pair) <= set(arms) for pair in notebook.QUESTIONS)
-    assert ("One arm alone" in said) == (not found)
+    assert ("These arms allow" in said) == (not found)
 
 
 def test_published_results_stand_beside_photos_of_cats_and_dogs_only(notebook):
@@ -235,8 +218,6 @@ def test_published_results_stand_beside_photos_of_cats_and_dogs_only(notebook):
     said = section_8(notebook, rows, drawn=True)[0]
     assert "Five groups" not in said and "Of drawings, not of photos" in said
 
-
-# ---- the verdict
 
 NO_VERDICT = (
     "No verdict",
@@ -266,28 +247,16 @@ def test_the_verdict_says_what_the_figures_allow(notebook, shared, a, b, said):
     assert len(text.split()) <= 60, text
 
 
-def test_no_verdict_is_longer_than_sixty_words(notebook):
-    for (a, b), runs, p_value, gain, needed in (
-        (pair, runs, p_value, gain, needed)
-        for pair in notebook.QUESTIONS
-        for runs in (1, 2, 1000)
-        for p_value in ([0.000012, 0.9, None] if runs > 2 else [None])
-        for gain in (0.0, -0.98765, 0.12345)
-        for needed in (None, 12_345)
-    ):
-        row = {"a": a, "b": b, "difference": gain, "low": -1.0, "high": 1.0, "p_value": p_value}
-        row |= {"low": None, "high": None} if runs == 2 else {}
-        text = notebook.verdict(row | {"runs": runs, "photos": 140}, needed, 123_456.7)
+@pytest.mark.parametrize("runs", [1, 2, 1000])
+def test_no_verdict_is_longer_than_sixty_words(notebook, runs):
+    p_values, needed = [0.000012, 0.9, None] if runs > 2 else [None], [None, 12_345]
+    choices = notebook.QUESTIONS, p_values, (0.0, -0.98765, 0.12345), needed
+    for (a, b), p_value, gain, more in itertools.product(*choices):
+        row = {"a": a, "b": b, "difference": gain, "p_value": p_value, "runs": runs, "photos": 140}
+        row |= {"low": None, "high": None} if runs == 2 else {"low": -1.0, "high": 1.0}
+        text = notebook.verdict(row, more, 123_456.7)
         assert len((text + " *Of drawings, not of photos.*").split()) <= 60, text
-        assert ("Not tested" in text) == (runs > 2 and p_value is None)
-
-
-def test_what_is_shown_but_not_tested_has_no_p_value(notebook):
-    rows = predictions_of({"original": [10] * 5, "original_matched": [13, 14, 16, 18, 19]})
-    row = notebook.compare("original", "original_matched", rows)
-    text = notebook.verdict(row, 3, 60)
-    assert text.startswith("**Not tested.** Do the added steps help by themselves?")
-    assert "p =" not in text and "ecided" not in text
+        assert text.startswith("**Not tested") == (runs > 2 and p_value is None)
 
 
 def test_more_repeats_are_needed_where_they_scatter_more(notebook):

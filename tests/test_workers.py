@@ -17,6 +17,10 @@ from data.images import InputError
 distributed = pytest.importorskip("distributed")
 
 
+def fails(line):
+    return pytest.raises(InputError, match=line)
+
+
 def wait_for(condition):
     deadline = time.monotonic() + 30
     while not (found := condition()):
@@ -44,7 +48,7 @@ def start(stack, folder, workers, threads=1):
     options = "worker", address, "--nthreads", threads, "--no-nanny"
     begun += [begin(stack, folder, *options) for _ in range(workers)]
     with distributed.Client(address, timeout=20) as client:
-        client.wait_for_workers(workers, timeout=30) if workers else None
+        wait_for(lambda: len(client.nthreads()) == workers)
     return address, *begun
 
 
@@ -71,37 +75,31 @@ def test_cluster_gives_the_same_bytes_and_makes_only_what_is_missing(cluster, po
     assert tree(there) == tree(here)
 
 
-def test_copy_that_cannot_be_written_is_one_line_from_the_cluster_too(
-    cluster, small_pool, tmp_path
-):
+def test_copy_that_cannot_be_written_is_one_line(cluster, small_pool, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "dogs").write_text("in the way")
-    with pytest.raises(InputError, match=r"dogs/\d_aug0\.jpg: cannot be written, "):
+    with fails(r"dogs/\d_aug0\.jpg: cannot be written, "):
         augment_folder(small_pool, tmp_path / "out", scheduler=cluster)
     (tmp_path / "out" / "dogs").unlink()
     assert augment_folder(small_pool, tmp_path / "out", scheduler=cluster).images == 12
 
 
-def test_address_that_does_not_answer_or_a_missing_package_is_one_line(
-    small_pool, tmp_path, monkeypatch
-):
-    for address in ("tcp://127.0.0.1:9", "nonsense"):
-        with pytest.raises(InputError, match=f"scheduler = '{address}': no Dask scheduler answers"):
-            augment_folder(small_pool, tmp_path / "out", scheduler=address)
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(InputError, match="a cluster needs Dask here as well: pip install distrib"):
+def test_cluster_that_cannot_be_used_is_one_line(small_pool, tmp_path, monkeypatch):
+    def augment(address):
         augment_folder(small_pool, tmp_path / "out", scheduler=address)
-    assert not tree(tmp_path / "out")
 
-
-@pytest.mark.parametrize(("workers", "line"), [(0, "there is no worker"), (1, "a worker has 2 th")])
-def test_cluster_without_a_worker_or_with_threads_in_one_is_one_line(
-    small_pool, tmp_path, workers, line
-):
-    with contextlib.ExitStack() as stack:
-        address, *_ = start(stack, tmp_path, workers, threads=2)
-        with pytest.raises(InputError, match=f"{line}.*: dask worker {address} --nthreads 1"):
-            augment_folder(small_pool, tmp_path / "out", scheduler=address)
+    for address in ("tcp://127.0.0.1:9", "nonsense"):
+        with fails(f"scheduler = '{address}': no Dask scheduler answers"):
+            augment(address)
+    for workers, line in ((0, "there is no worker"), (1, "a worker has 2 threads")):
+        (folder := tmp_path / str(workers)).mkdir()
+        with contextlib.ExitStack() as stack:
+            address, *_ = start(stack, folder, workers, threads=2)
+            with fails(f"{line}.*: dask worker {address} --nthreads 1"):
+                augment(address)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with fails("a cluster needs Dask here as well: pip install distributed"):
+        augment(address)
     assert not tree(tmp_path / "out")
 
 
