@@ -1,7 +1,6 @@
 """The notebook's own functions, and small image folders to try them on."""
 
 import ast
-import contextlib
 import http.server
 import io
 import json
@@ -11,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,10 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
+CLI = [sys.executable, str(ROOT / "augment.py")]
 sys.path.insert(0, str(ROOT))
+from data.images import InputError  # noqa: E402, now that it is on the path
+
 os.environ["MPLBACKEND"] = "agg"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # two tests share two cores
@@ -73,10 +76,9 @@ def save_photo(path: Path, seed: int, size: tuple[int, int] = (48, 40), **option
 def pool(tmp_path):
     """A folder with 20 cats and 15 dogs."""
     folder = tmp_path / "pool"
-    for i in range(20):
-        save_photo(folder / "cats" / f"cat_{i:02}.jpg", i)
-    for i in range(15):
-        save_photo(folder / "dogs" / f"dog_{i:02}.jpg", 100 + i)
+    for kind, count, base in (("cat", 20, 0), ("dog", 15, 100)):
+        for number in range(count):
+            save_photo(folder / f"{kind}s" / f"{kind}_{number:02}.jpg", base + number)
     return folder
 
 
@@ -87,9 +89,9 @@ def small_pool(tmp_path):
 
 
 def make_pool(folder: Path, each: int, classes=("cats", "dogs"), base=0, suffix=".jpg") -> Path:
-    for k, kind in enumerate(classes):
-        for i in range(each):
-            save_photo(folder / kind / f"{i}{suffix}", base + 1000 * k + i)
+    for group, kind in enumerate(classes):
+        for number in range(each):
+            save_photo(folder / kind / f"{number}{suffix}", base + 1000 * group + number)
     return folder
 
 
@@ -112,10 +114,10 @@ def frames(format: str) -> bytes:
     return saved(red, format, save_all=True, append_images=[blue])
 
 
-def zip_of(folder: Path, path: Path, prefix: str = "") -> Path:
+def zip_of(files: dict[str, bytes], path: Path) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, data in tree(folder).items():
-            file.writestr(prefix + name, data)
+        for name, data in files.items():
+            file.writestr(name, data)
     return path
 
 
@@ -126,50 +128,51 @@ def families(names) -> set[str]:
 
 @pytest.fixture
 def kaggle(monkeypatch, tmp_path, small_pool):
-    """Start or stop a server where kagglehub's test environment expects Kaggle."""
+    """Set what goes wrong at a server where kagglehub's test environment expects Kaggle."""
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("data.fetch.draw_dataset", lambda folder: make_pool(folder, 6, base=50))
     monkeypatch.chdir(tmp_path)
-    archive = zip_of(small_pool, tmp_path / "archive.zip", "test/").read_bytes()
-    ended = threading.Event()
+    files = {f"test/{name}": data for name, data in tree(small_pool).items()}
+    archive = zip_of(files, tmp_path / "set.zip").read_bytes()
 
     class Kaggle(http.server.BaseHTTPRequestHandler):
-        """The two calls of the Kaggle API that a download makes; `kind` is what goes wrong."""
-
-        kind = ""
+        """The two calls of the Kaggle API that a download makes, and what goes wrong."""
 
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
-            asked = json.dumps({"currentVersionNumber": 3}).encode()
-            body = asked if self.path.endswith("/GetDataset") else archive
-            if self.kind == "hanging":
-                ended.wait(1)
-            elif self.kind.isdigit():
-                self.send_error(int(self.kind))
-            else:
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                if self.kind == "checksum":
-                    self.send_header("X-Goog-Hash", "md5=AAAAAAAAAAAAAAAAAAAAAA==")
-                self.end_headers()
-                self.wfile.write(body[: 5000 if self.kind == "half" else None])
+            body = b'{"currentVersionNumber": 3}' if self.path.endswith("/GetDataset") else archive
+            if self.trouble in ("off", "hanging"):
+                return threading.Event().wait(self.trouble == "hanging")
+            if self.trouble.isdigit():
+                return self.send_error(int(self.trouble))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            if self.trouble == "checksum":
+                self.send_header("X-Goog-Hash", "md5=AAAAAAAAAAAAAAAAAAAAAA==")
+            self.end_headers()
+            self.wfile.write(body[: 5000 if self.trouble == "half" else None])
 
         def log_message(self, *arguments):
             pass
 
-    with contextlib.ExitStack() as stack:
+    server = http.server.ThreadingHTTPServer(("localhost", 7777), Kaggle)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield lambda trouble: setattr(Kaggle, "trouble", trouble)
+    server.shutdown()
+    server.server_close()
 
-        def answer(kind):
-            stack.close()
-            Kaggle.kind = kind
-            if kind != "off":
-                server = http.server.ThreadingHTTPServer(("localhost", 7777), Kaggle)
-                stack.callback(server.server_close)
-                stack.callback(server.shutdown)
-                threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
 
-        yield answer
+def fails(line: str):
+    return pytest.raises(InputError, match=line)
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        threading.Event().wait(0.02)
+    return found
 
 
 def run_script(*arguments, encoding="utf-8", **environ) -> subprocess.CompletedProcess:

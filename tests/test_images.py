@@ -6,12 +6,12 @@ import unicodedata
 
 import numpy as np
 import pytest
-from conftest import frames, make_pool, photo, save_photo, saved
+from conftest import fails, frames, make_pool, photo, save_photo, saved
 from PIL import EpsImagePlugin, Image, ImageCms
 
 from augment import augment_folder
 from data.check import read_photos
-from data.images import InputError, find_images, load_image, to_8_bits
+from data.images import InputError, find_images, load_image
 from data.prepare import prepare_dataset
 
 TURNED = Image.Exif()
@@ -32,27 +32,20 @@ NAMES = ["no_suffix", "UPPER.JPG", "a b 'c' \"d\".jpg", "line\nbreak.jpg", "🐈
          "x" * 246 + ".jpg", "é" * 125 + ".jpg", "a.tar.gz.jpg"]  # fmt: skip
 USED = dict.fromkeys(NAMES, photo()) | {
     "avif": photo("AVIF"),
-    "image.jp2": photo("JPEG2000"),
     "really_a_png.jpg": photo("PNG"),
-    "16_bits.png": saved(Image.fromarray(RAMP.astype(np.uint16)), "PNG"),
-    "32_bits.tif": saved(Image.fromarray(RAMP.astype(np.int32)), "TIFF"),
     "float.tif": saved(Image.fromarray((RAMP / 65536).astype(np.float32)), "TIFF"),
     "y" * 251 + ".tif": DEEP,
     "clear_palette.png": photo("PNG", "P", transparency=0),
-    "clear_grey.png": photo("PNG", "LA"),
     "cmyk.jpg": photo("JPEG", "CMYK"),
-    "grey.jpg": photo("JPEG", "L"),
     "black_and_white.tif": photo("TIFF", "1"),
     "broken_exif.jpg": photo(exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\xff" * 40),
     "broken_profile.jpg": photo(icc_profile=b"x" * 200),
-    "animated.apng": frames("PNG"),
     "two_views.mpo": frames("MPO"),
     "narrow.png": blank(400, 8),
     "long.png": blank(5000, 100),
 }
 LEFT_OUT = {
     "narrower.png": (blank(401, 8), f"401 × 8 {TOO}"),
-    "flat.png": (blank(100, 7), f"100 × 7 {TOO}"),
     "bomb.png": (blank(10_000, 10_000), f"10000 × 10000 {TOO}"),
     "larger_bomb.png": (blank(15_000, 15_000), "exceeds limit"),
     "empty.jpg": (b"", "an empty file"),
@@ -72,85 +65,65 @@ def test_image_is_used_everywhere_or_named_and_left_out(small_pool, tmp_path, na
         pytest.skip("this file system does not take the name")
     report = augment_folder(small_pool, tmp_path / "copies", copies=1, workers=1)
     prepared = prepare_dataset(str(small_pool), tmp_path / "data", train_ratio=0.5)
-    assert report.images == report.made == (12 if line else 13)
     reasons = [*report.left_out, *prepared.unreadable.values()]
     assert len(reasons) == (2 if line else 0)
     assert all(line in reason and reason.isprintable() for reason in reasons)
     for pattern in ("data/t*/*/[!.]*", "copies/*/[!.]*"):  # what was made can be read in its turn
-        files = [*tmp_path.glob(pattern)]
-        assert len(files) == report.images
-        assert {load_image(file)[1].mode for file in files} == {"RGB"}
+        modes = [load_image(file)[1].mode for file in tmp_path.glob(pattern)]
+        assert modes == ["RGB"] * (12 if line else 13)
 
 
-def test_format_for_which_pillow_starts_another_program_is_never_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("started"))
-    (tmp_path / "kind").mkdir()
-    for name in ("a.eps", "a.ps", "a.wmf", "a.mpg", "eps", "eps.png"):
-        (tmp_path / "kind" / name).write_bytes(photo("EPS"))
-    assert find_images(tmp_path)["kind"] == [tmp_path / "kind" / "eps.png"]
-    with pytest.raises(OSError, match="not an image"):
-        load_image(tmp_path / "kind" / "eps.png")
-
-
-def test_folders_that_no_person_made_and_other_files_are_no_part_of_the_data(small_pool):
+def test_what_is_no_photo_of_the_data_is_not_found_or_opened(small_pool, monkeypatch):
+    cats, program = small_pool / "cats", lambda *_, **__: pytest.fail("started another program")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", program)
     for name in (".trash", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", ".ipynb_checkpoints"):
-        save_photo(small_pool / name / "a.jpg", 1)
-        save_photo(small_pool / "cats" / name / "0.jpg" / "SYNOPHOTO_THUMB_SM.jpg", 2)
-    save_photo(small_pool / "cats" / "._a.jpg", 4, format="JPEG")
-    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "README", "notes.txt", "._0"):
-        (small_pool / "cats" / name).write_text("not an image")
+        save_photo(small_pool / name / "a.jpg", 1)  # folders that no person made
+        save_photo(cats / name / "0.jpg" / "SYNOPHOTO_THUMB_SM.jpg", 2)
+    for name in (".DS_Store", "Thumbs.db", "README", "._0", "._a.jpg", "a.eps", "a.ps", "eps"):
+        (cats / name).write_bytes(photo("EPS"))
         (small_pool / name).write_text("not a class")
+    (cats / "eps.png").write_bytes(photo("EPS"))
     for seed, form in enumerate(("NFC", "NFD")):  # as Linux and a Mac write a name
         save_photo(small_pool / unicodedata.normalize(form, "café") / f"{seed}.jpg", seed)
     found = {kind: len(files) for kind, files in find_images(small_pool).items()}
-    assert found == {"cats": 6, "dogs": 6, "café": 2}
+    assert found == {"cats": 7, "dogs": 6, "café": 2}
+    with pytest.raises(OSError, match="not an image"):
+        load_image(cats / "eps.png")
 
 
 def test_links_are_followed_but_not_in_a_circle_or_named(small_pool, tmp_path):
-    cats = small_pool / "cats"
-    (cats / "photo.jpg").symlink_to(save_photo(tmp_path / "photo.jpg", 99))
+    cats, photo = small_pool / "cats", save_photo(tmp_path / "elsewhere" / "more.jpg", 99)
+    (small_pool / "birds").symlink_to(photo.parent)
     (cats / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (cats / "loop.jpg").symlink_to(cats / "loop.jpg")
-    photos, unreadable = read_photos({"": small_pool}, False, tmp_path, [])
-    assert len(photos) == 13
-    assert unreadable == {
-        str(cats / "gone.jpg"): "No such file or directory",
-        str(cats / "loop.jpg"): "Too many levels of symbolic links",
-    }
-    save_photo(tmp_path / "elsewhere" / "more.jpg", 7)
-    (tmp_path / "elsewhere" / "circle").symlink_to(cats)
-    (cats / "linked").symlink_to(tmp_path / "elsewhere")
-    (small_pool / "dogs" / "up").symlink_to(small_pool)
-    (small_pool / "birds").symlink_to(tmp_path / "elsewhere")
-    found = {kind: [file.name for file in files] for kind, files in find_images(small_pool).items()}
-    six = [f"{number}.jpg" for number in range(6)]
-    assert found["cats"] == [*six, "gone.jpg", "more.jpg", "loop.jpg", "photo.jpg"]
-    assert found["dogs"] == six
-    assert found["birds"][-1] == "more.jpg"
+    (cats / "linked").symlink_to(photo.parent)
+    (photo.parent / "circle").symlink_to(cats)
+    unreadable = read_photos({"": small_pool}, False, tmp_path, [])[1]
+    assert unreadable[str(cats / "gone.jpg")] == "No such file or directory"
+    assert unreadable[str(cats / "loop.jpg")] == "Too many levels of symbolic links"
+    found = [file.name for file in find_images(small_pool)["cats"]]
+    assert found == [*(f"{number}.jpg" for number in range(6)), "gone.jpg", "more.jpg", "loop.jpg"]
+    assert find_images(small_pool)["birds"][-1].name == "more.jpg"
 
 
 def test_folder_without_classes_or_that_may_not_be_read_is_one_line(small_pool, monkeypatch):
-    with pytest.raises(InputError, match="nowhere: there is no such folder"):
+    with fails("nowhere: there is no such folder"):
         find_images(small_pool / "nowhere")
-    with pytest.raises(InputError, match="cats: expected one folder per class in it") as caught:
+    with fails("cats: expected one folder per class in it") as caught:
         find_images(small_pool / "cats")
     assert caught.value._render_traceback_() == [f"InputError: {caught.value}"]
     assert str(InputError("a\nb\x1b[31m\tc")) == "a b [31m c"
-
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(InputError, match=r"Permission denied: .*cats"):
+    refused = PermissionError(13, "Permission denied", "cats")
+    monkeypatch.setattr(os, "walk", lambda *_, onerror, **__: onerror(refused))
+    with fails("Permission denied: cats"):
         find_images(small_pool)
 
 
 def test_first_page_is_read_upright_with_transparency_on_white(tmp_path):
     path = save_photo(tmp_path / "turned.jpg", 1, size=(40, 20), exif=TURNED)
     content, image = load_image(path)
-    assert content == path.read_bytes()
+    assert (content, image.info) == (path.read_bytes(), {})
     assert np.array_equal(np.asarray(image), np.rot90(np.asarray(Image.open(path)), -1))
-    assert "pages" not in image.info
     for mode, colour, seen in (("RGBA", (255, 0, 0, 0), 255), ("LA", (0, 127), 128)):
         Image.new(mode, (9, 9), colour).save(tmp_path / "clear.png")
         assert load_image(tmp_path / "clear.png")[1].getpixel((0, 0)) == (seen, seen, seen)
@@ -182,47 +155,30 @@ def test_deep_values_are_scaled_by_the_bits_that_they_need(tmp_path, kind):
         ramp = np.linspace(0, 2**bits - 1, 256).round().astype(kind).reshape(16, 16)
         assert np.array_equal(grey(ramp, tmp_path), np.arange(256).reshape(16, 16))
         assert grey(ramp // 2, tmp_path, (0, 2**bits - 1)).max() == 127  # others need the last bit
-    for start in (40_000, 1_000_000):  # far from nought they do not become one grey
-        shades = grey(np.arange(start, start + 100).astype(kind).reshape(10, 10), tmp_path).ravel()
-        assert len(np.unique(shades)) > 50
-        assert (np.diff(shades) >= 0).all() or kind is np.uint16  # which has no million
+    shades = grey(np.arange(40_000, 40_100).astype(kind).reshape(10, 10), tmp_path).ravel()
+    assert len(np.unique(shades)) > 50  # far from nought they do not become one grey
+    assert (np.diff(shades) >= 0).all()
     assert len(np.unique(grey(np.full((9, 9), 7, kind), tmp_path))) == 1
-
-
-def test_floats_are_scaled_from_nought_to_one_or_around_nought(tmp_path):
-    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
-    assert np.abs(grey(ramp, tmp_path) - np.arange(256).reshape(16, 16)).max() <= 1
-    assert grey(ramp / 4, tmp_path).max() == 64  # a dark one stays dark
-    signed = grey(2 * ramp - 1, tmp_path)
-    assert (signed.min(), signed.max(), signed.ravel()[127:129].tolist()) == (0, 255, [127, 128])
-    ramp[0, :3] = np.nan, np.inf, -np.inf
-    assert grey(ramp, tmp_path)[0, :3].tolist() == [0, 255, 0]
-    assert not grey(np.full((9, 9), np.nan, np.float32), tmp_path).any()
-
-
-@pytest.mark.parametrize("kind", ["F", "I", "I;16"])
-def test_on_a_common_scale_the_darker_image_is_darker_whatever_its_kind(kind):
-    darker, brighter = (
-        Image.fromarray(np.full((9, 9), value, np.float32)) for value in (11000, 20000)
-    )
-    pair = darker, brighter.convert("I").convert(kind)
-    greys = [to_8_bits(image, (0, 20000))[0].getpixel((0, 0)) for image in pair]
-    assert greys[0] < greys[1]
+    if kind is np.float32:  # from nought to one, or around nought
+        ramp = np.linspace(0, 1, 256, dtype=kind).reshape(16, 16)
+        assert np.abs(grey(ramp, tmp_path) - np.arange(256).reshape(16, 16)).max() <= 1
+        assert grey(ramp / 4, tmp_path).max() == 64  # a dark one stays dark
+        signed = grey(2 * ramp - 1, tmp_path).ravel()
+        assert signed[[0, 127, 128, 255]].tolist() == [0, 127, 128, 255]
+        ramp[0, :3] = np.nan, np.inf, -np.inf
+        assert grey(ramp, tmp_path)[0, :3].tolist() == [0, 255, 0]
 
 
 def mutate(rng: random.Random, data: bytes) -> bytes:
     """Return the file with a few bytes changed, cut out, doubled or cut off."""
-    data = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 5, 20))):
         start, length = rng.randrange(len(data)), rng.choice((1, 1, 2, 4, 64))
-        part = data[start : start + length]
+        part, rest = data[start : start + length], data[start + length :]
         flipped = bytes([part[0] ^ 1 << rng.randrange(8)]) + part[1:]
         same = rng.choice((b"\0", b"\xff")) * length
-        changes = flipped, rng.randbytes(length), b"", part * 2, same
-        data[start : start + length] = rng.choice(changes)
-        if len(data) < 16:
-            break
-    return bytes(data[: rng.randrange(len(data)) if rng.random() < 0.1 else None])
+        changed = rng.choice((flipped, rng.randbytes(length), b"", part * 2, same))
+        data = data[:start] + changed + rest or b"\0"
+    return data[: rng.randrange(len(data)) if rng.random() < 0.1 else None]
 
 
 def test_mutants_are_read_alike_everywhere_or_named(tmp_path):
@@ -237,14 +193,13 @@ def test_mutants_are_read_alike_everywhere_or_named(tmp_path):
     for number in range(count):
         kind = rng.choice(sorted(kinds))
         name = f"mutant_{number}.{kind}".rstrip(".")  # without a suffix some are no image any more
-        (pool / rng.choice(("a", "b")) / name).write_bytes(mutate(rng, kinds[kind]))
+        (pool / rng.choice("ab") / name).write_bytes(mutate(rng, kinds[kind]))
     found = sum(map(len, find_images(pool).values()))
     report = augment_folder(pool, tmp_path / "copies", copies=1)
     photos, unreadable = read_photos({"": pool}, False, tmp_path / "8-bit", [])
     assert report.images + len(report.left_out) == found > count * 0.9
     assert report.made == report.images == len(photos) > count / 5
-    assert len(unreadable) == len(report.left_out) > count / 20
+    assert len(report.left_out) == len(unreadable) > count / 20
     assert {line.split(": left out")[0] for line in report.left_out} == set(unreadable)
     assert all(line.isprintable() for line in [*unreadable.values(), *report.left_out])
-    for file in (tmp_path / "copies").glob("*/*.jpg"):
-        load_image(file)
+    assert all(load_image(file) for file in (tmp_path / "copies").glob("*/*.jpg"))

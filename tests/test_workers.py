@@ -5,28 +5,13 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
-from conftest import ROOT, make_pool, tree
+from conftest import CLI, fails, make_pool, tree, wait_for
 
 from augment import augment_folder
-from data.images import InputError
 
 distributed = pytest.importorskip("distributed")
-
-
-def fails(line):
-    return pytest.raises(InputError, match=line)
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 30
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        threading.Event().wait(0.05)
-    return found
 
 
 def begin(stack, folder, *arguments):
@@ -48,7 +33,7 @@ def start(stack, folder, workers, threads=1):
     options = "worker", address, "--nthreads", threads, "--no-nanny"
     begun += [begin(stack, folder, *options) for _ in range(workers)]
     with distributed.Client(address, timeout=20) as client:
-        wait_for(lambda: len(client.nthreads()) == workers)
+        client.wait_for_workers(workers, timeout=30) if workers else None
     return address, *begun
 
 
@@ -63,14 +48,13 @@ def test_cluster_gives_the_same_bytes_and_makes_only_what_is_missing(cluster, po
     (pool / "cats" / "broken.jpg").write_bytes(b"<html>")
     here, there = tmp_path / "here", tmp_path / "there"
     expected, report = augment_folder(pool, here), augment_folder(pool, there, scheduler=cluster)
-    assert (report.made, report.left_out) == (expected.made, expected.left_out)
+    assert (report.images, report.left_out) == (expected.images, expected.left_out)
     assert tree(there) == tree(here)
     (there / "cats" / "cat_03_aug1.jpg").unlink()
     assert augment_folder(pool, there, scheduler=cluster).made == 1
     augment_folder(pool, here, operations="blur,rotate")
-    command = [sys.executable, ROOT / "augment.py", "pool", "there", "--scheduler", cluster]
-    command += ["--operations", "blur,rotate"]  # paths below the folder that it was started in
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    command = [*CLI, "pool", "there", "--operations", "blur,rotate", "--scheduler", cluster]
+    done = subprocess.run(command, cwd=tmp_path, timeout=60)  # paths below where it was started
     assert done.returncode == 1
     assert tree(there) == tree(here)
 
@@ -106,7 +90,7 @@ def test_cluster_that_cannot_be_used_is_one_line(small_pool, tmp_path, monkeypat
 @pytest.mark.parametrize("victims", ["workers", "scheduler"])
 def test_cluster_that_is_lost_ends_in_one_line_and_a_rerun_goes_on(tmp_path, victims):
     pool, output = make_pool(tmp_path / "pool", 60), tmp_path / "out"
-    command = [sys.executable, ROOT / "augment.py", pool, output, "--copies", "20", "--scheduler"]
+    command = [*CLI, pool, output, "--copies", "20", "--scheduler"]
     with contextlib.ExitStack() as stack:
         address, scheduler, *workers = start(stack, tmp_path, 2)
         run = subprocess.Popen([*command, address], stderr=subprocess.PIPE, text=True)
