@@ -12,7 +12,6 @@ import argparse
 import math
 import random
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -33,16 +32,8 @@ FURS = {
 TONGUE = (236, 72, 96)
 
 
-class Drawing(NamedTuple):
-    """A drawing and where its animal is: an RGB image and two masks (mode L), all 224 x 224."""
-
-    image: Image.Image
-    animal: Image.Image
-    head: Image.Image
-
-
-def draw(kind: str, seed: int, index: int) -> Drawing:
-    """Return drawing number `index` of class `kind` ("cats" or "dogs")."""
+def draw(kind: str, seed: int, index: int) -> Image.Image:
+    """Return drawing number `index` of class `kind` ("cats" or "dogs"), RGB, 224 x 224."""
     rng = random.Random(f"{seed}/{kind}/{index}")
     pose = rng.choice(POSES)
     fur, accent = (FURS[name] for name in rng.sample(sorted(FURS), 2))
@@ -59,9 +50,7 @@ def draw(kind: str, seed: int, index: int) -> Drawing:
 
     scene = _background(rng)
     scene.paste(animal, mask=animal)
-    lit = _light(rng, scene.reduce(2))
-    masks = (layer.getchannel("A").reduce(2) for layer in (animal, head_layer))
-    return Drawing(lit, *masks)
+    return _light(rng, scene.reduce(2))
 
 
 def draw_dataset(folder: Path, per_class: int = 70, seed: int = 0) -> None:
@@ -70,7 +59,7 @@ def draw_dataset(folder: Path, per_class: int = 70, seed: int = 0) -> None:
         (Path(folder) / kind).mkdir(parents=True, exist_ok=True)
         for index in range(per_class):
             name = f"{kind[:-1]}_{index:03}.jpg"
-            draw(kind, seed, index).image.save(Path(folder) / kind / name, quality=95)
+            draw(kind, seed, index).save(Path(folder) / kind / name, quality=95)
 
 
 def _shade(colour, factor):

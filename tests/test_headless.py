@@ -138,7 +138,7 @@ def test_a_script_that_was_killed_ends_the_same_where_processes_are_spawned(offl
 
 
 def test_papermill_on_a_cluster_gives_the_same_bytes(offline, tmp_path):
-    from test_workers import start
+    from test_augment import start
 
     folder, _ = offline
     (tmp_path / "workers").mkdir()
@@ -207,21 +207,6 @@ def test_every_test_has_its_row_and_every_figure_can_be_recounted(many):
     for arm, entry in metrics_of(folder / "results")["arms"].items():
         found = [right[(table.arm == arm) & (table.seed == str(s))].mean() for s in (42, 43, 44)]
         assert found == pytest.approx([one["accuracy"] for one in entry["runs"]])
-
-
-def test_one_pair_is_tested_and_the_verdict_is_shown(many):
-    folder, cells = many
-    pairs = metrics_of(folder / "results")["comparison"]
-    tested = [(x["a"], x["b"]) for x in pairs if x["p_value"] is not None]
-    assert len(pairs) == 4 and tested == [("original", "mixed")]
-    assert all((x["runs"], x["photos"]) == (3, 111) for x in pairs)
-    assert all(x["low"] <= x["difference"] <= x["high"] for x in pairs)
-    text = text_of(cells)
-    assert "ecided" in text and "mixed against original" in text and "drawings" not in text
-    warnings = [x["text"] for x in outputs_of(cells) if x.get("name") == "stderr"]
-    assert all("Glyph 128008" in "".join(text) for text in warnings)  # the font has no cat
-    html = "".join("".join(x.get("data", {}).get("text/html", "")) for x in outputs_of(cells))
-    assert "<img src=x" not in html
 
 
 @pytest.fixture

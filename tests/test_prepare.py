@@ -13,10 +13,13 @@ import pytest
 from conftest import fails, families, make_pool, photo, run_script, save_photo, tree, zip_of
 from filelock import FileLock
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
 
 from augment import augment_folder
 from data import claim, write_whole
 from data.check import Photo, find_duplicates
+from data.drawings import draw, draw_dataset
 from data.fetch import DEFAULT_DATASET, fetch_dataset
 from data.images import load_image
 from data.prepare import choose_test, count_images, main, prepare_dataset
@@ -452,3 +455,29 @@ def test_script_takes_any_name_in_an_old_code_page_beside_a_package_called_data(
     assert "Traceback" not in printed
     assert {path.parent.name for path in output.rglob("*.jpg")} == {*odd, "Čeněk ✏"}
     assert ", 1 a b, 1 a'b\"c, " in printed or not option
+
+
+def test_dataset_is_reproducible_and_of_one_kind(tmp_path):
+    draw_dataset(tmp_path / "a", per_class=3)
+    draw_dataset(tmp_path / "b", per_class=3)
+    files = tree(tmp_path / "a")
+    assert files == tree(tmp_path / "b")
+    assert sorted({name.split("/")[0] for name in files}) == ["cats", "dogs"]
+    assert len(set(files.values())) == 6
+    for path in (tmp_path / "a").glob("*/*"):
+        with Image.open(path) as image:
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (224, 224))
+
+
+def test_background_and_light_do_not_tell_the_classes_apart():
+    features, labels = [], []
+    for label, kind in enumerate(("cats", "dogs")):
+        for index in range(40):
+            pixels = np.asarray(draw(kind, 0, index)) / 255
+            corners = [pixels[y : y + 20, x : x + 20] for y in (0, 204) for x in (0, 204)]
+            light = [pixels.mean(), *(corner.mean() for corner in corners)]
+            hues = np.concatenate([corner.mean((0, 1)) for corner in corners])
+            features.append([*light, *hues])
+            labels.append(label)
+    scores = cross_val_score(LogisticRegression(), np.array(features), labels, cv=5)
+    assert scores.mean() < 0.65
