@@ -3,6 +3,7 @@
 import _thread
 import contextlib
 import ctypes
+import gc
 import platform
 import signal
 import sys
@@ -80,11 +81,14 @@ def connect(address: str) -> object:
         from distributed import Client
     except ImportError:
         raise InputError("a cluster needs Dask here as well: pip install distributed") from None
-    try:
+    client = None
+    gc.collect()  # a half-made client would close itself while this one is made, and lock both
+    with contextlib.suppress(Exception):
         client = Client(address, timeout=10)
-    except Exception as error:
+    if client is None:
+        gc.collect()
         cure = "start one with: dask scheduler"
-        raise InputError(f"scheduler = {address!r}: no Dask scheduler answers; {cure}") from error
+        raise InputError(f"scheduler = {address!r}: no Dask scheduler answers; {cure}")
     threads = client.nthreads().values()
     if not threads or max(threads) > 1:  # threads of a process share AugLy's and torch's generators
         client.close()
