@@ -19,6 +19,8 @@ from joblib.externals.loky import get_reusable_executor
 
 from data.images import InputError
 
+LOST = getattr(signal, "SIGUSR1", signal.SIGINT)  # a job in the background may ignore SIGINT
+
 
 @contextlib.contextmanager
 def processes(count: int | None = None) -> Iterator[Callable]:
@@ -56,6 +58,7 @@ def cluster(address: str | None) -> Iterator[Callable]:
         return
     client = connect(address)
     over, lost = threading.Event(), threading.Event()
+    signal.signal(LOST, signal.default_int_handler)
     threading.Thread(target=watch, args=(client, over, lost), daemon=True).start()
     try:
         with joblib.parallel_config("dask", n_jobs=-1):
@@ -116,7 +119,7 @@ def watch(client: object, over: threading.Event, lost: threading.Event) -> None:
             missed += 1
     if missed == 3:
         lost.set()
-        _thread.interrupt_main()
+        _thread.interrupt_main(LOST)
 
 
 def show_progress(name: str, log: Path) -> Callable[[int, int, list[float]], None]:

@@ -7,6 +7,7 @@ import json
 import linecache
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 from data.images import InputError  # noqa: E402, now that it is on the path
 
 os.environ["MPLBACKEND"] = "agg"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # two tests share two cores
 
