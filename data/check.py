@@ -139,6 +139,7 @@ def to_8_bit_file(
     png, new = io.BytesIO(), Path(name).with_suffix(".png").as_posix()
     if new in names and new != name:
         new = Path(name).with_name(f"{photo.digest}.png").as_posix()
+    names.add(new)
     load_image(photo.file, scale)[1].save(png, "PNG")
     write_whole(folder / new, png.getbuffer())
     return new, examine(folder / new, photo.label)
@@ -176,8 +177,9 @@ def contradict(a: Photo, b: Photo) -> bool:
 
 def group_photos(photos: list[Photo], pairs: list[tuple[int, int]], notes: list[str]) -> np.ndarray:
     """Return the number (N,) of each photo's group: duplicates, copies and theirs share one."""
-    first = {}
-    links = [(first.setdefault(x.origin or x.digest, i), i) for i, x in enumerate(photos)] + pairs
+    first, links = {}, [*pairs]
+    for i, photo in enumerate(photos):
+        links += [(first.setdefault(name, i), i) for name in (photo.digest, photo.origin) if name]
     if copies := sum(bool(photo.origin) for photo in photos):
         notes.append(f"{copies} copies made by augment.py: each stays on the side of its photo")
     graph = coo_array((np.ones(len(links)), np.array(links).T), shape=(len(photos), len(photos)))

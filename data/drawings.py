@@ -255,7 +255,7 @@ def _light(rng, image):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Draw cats and dogs.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--per-class", type=int, default=70)
     parser.add_argument("--seed", type=int, default=0)

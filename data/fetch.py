@@ -155,6 +155,7 @@ def find_parts(folder: Path, subset: str) -> tuple[dict[str, Path], bool, list[s
     alike = [name for name in folders if PART.fullmatch(name) and images[name]]
     labelled = [name for name in alike if find_folders(folders[name])]
     others = [name for name in folders if name not in alike and images[name]]
+    stray = [name for name in alike if name in ("train", *HELD_OUT) and len(others) > 1]
     loose = sum(is_image(path) for path in root.iterdir() if path.is_file())
     notes = [f"{loose} images beside the class folders are not used"] if loose else []
     held_out = [name for name in HELD_OUT if name in labelled]
@@ -163,13 +164,15 @@ def find_parts(folder: Path, subset: str) -> tuple[dict[str, Path], bool, list[s
         used = {"train", held_out[0]}
     elif len(labelled) == 1 and not others:
         parts, used = {"": enter(folders[labelled[0]])}, set(labelled)
-    elif labelled or (alike and not others):
+    elif labelled or stray or (alike and not others):
         files = [file for name in alike for file in find_files(folders[name])]
         words = Counter(re.match(r"[^\W\d_]*", file.name)[0] for file in files)
         kinds = sorted(word for word, n in words.items() if n > 1 and word)
         cure = "name two of them train and test, or set subset to what is to be used"
         if not labelled and 1 < len(kinds) < 20:
             cure = f"file names seem to hold the classes ({', '.join(kinds)}): make folders of them"
+        if others and not labelled:
+            cure = f"move {stray[0]} out, or rename it if it is a class"
         raise InputError(f"{root}: {', '.join(folders)} look like parts of a split; {cure}")
     else:
         return {"": root}, False, notes

@@ -22,7 +22,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from data import claim, print_any_name, remove_unfinished, write_whole
 from data.check import Photo, contradict, find_duplicates, group_photos, read_photos
 from data.fetch import expand, fetch_dataset, find_parts, is_default, keep_apart
-from data.images import InputError, find_images, is_image, one_line
+from data.images import InputError, find_files, find_images, is_image, one_line
 from data.settings import check_setting
 
 CURE = "drop_duplicates=false or --keep-duplicates uses every photo where it lies"
@@ -101,10 +101,13 @@ def prepare_dataset(
         pairs = find_duplicates(values)
         duplicates = [(names[i], names[j]) for i, j in pairs]
         conflicts = [(names[i], names[j]) for i, j in pairs if contradict(values[i], values[j])]
-        groups = dict(zip(names, group_photos(values, pairs, notes), strict=True))
+        group = group_photos(values, pairs, notes if drop_duplicates else [])
+        groups = dict(zip(names, group, strict=True))
         if drop_duplicates:
             for name in {name for pair in conflicts for name in pair}:
                 del photos[name]
+            if lost := {photo.label for photo in values} - {x.label for x in photos.values()}:
+                raise InputError(f"class {min(lost)} has only photos under two labels ({CURE})")
         else:
             groups = {name: i for i, name in enumerate(names)}
         options = photos, groups, ready_made, train_ratio, seed
@@ -187,7 +190,8 @@ def split_dataset(photos: dict[str, Photo], plan: dict[str, str], folder: Path) 
     except (OSError, ValueError, TypeError):  # none, or damaged
         known = {}
     wanted = {target: photos[name].digest for target, name in plan.items()}
-    for path in [path for part in ("train", "test") for path in (folder / part).rglob("*")]:
+    sides = [folder / part for part in ("train", "test") if (folder / part).is_dir()]
+    for path in [path for side in sides for path in find_files(side)]:
         name = path.relative_to(folder).as_posix()
         if path.is_file() and (name in wanted or is_image(path)):
             held[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]

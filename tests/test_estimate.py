@@ -1,12 +1,13 @@
 """The one estimate behind every interval, the comparison of arms, and the verdict."""
 
 import itertools
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_cell
+from conftest import ROOT, run_cell
 from scipy import stats
 from sklearn.metrics import precision_recall_fscore_support
 
@@ -219,13 +220,7 @@ def test_published_results_stand_beside_photos_of_cats_and_dogs_only(notebook):
     assert "Five groups" not in said and "Of drawings, not of photos" in said
 
 
-NO_VERDICT = (
-    "No verdict",
-    "networks",
-    "nothing about augmentation",
-    "repeats to 5 or more",
-    "50 min",
-)
+NO_VERDICT = "No verdict", "nothing about augmentation", "repeats to 5 or more", "50 min"
 VERDICTS = [  # (same photos in all repeats, right of a, right of b, what is said)
     (False, [10], [20], ["+35.7", "95 % interval", *NO_VERDICT]),
     (False, [10, 11], [20, 9], ["+14.3", *NO_VERDICT]),
@@ -244,7 +239,6 @@ def test_the_verdict_says_what_the_figures_allow(notebook, shared, a, b, said):
     text = notebook.verdict(found, notebook.repeats_needed(gains), 600)
     assert [words for words in said if words not in text] == [], text
     assert ("ecided" in text) == (", p = " in text) == (len(a) > 2)
-    assert len(text.split()) <= 60, text
 
 
 @pytest.mark.parametrize("runs", [1, 2, 1000])
@@ -259,10 +253,17 @@ def test_no_verdict_is_longer_than_sixty_words(notebook, runs):
         assert text.startswith("**Not tested") == (runs > 2 and p_value is None)
 
 
-def test_more_repeats_are_needed_where_they_scatter_more(notebook):
-    def needed(a, b):
-        rows = predictions_of({"original": a, "mixed": b})
-        return notebook.repeats_needed(notebook.paired_gains("original", "mixed", rows))
-
-    little, much = needed([14] * 5, [13, 14, 15, 14, 14]), needed([14] * 5, [4, 24, 14, 19, 9])
-    assert 2 < little < 6 < 25 < much
+@pytest.mark.parametrize("folder", (ROOT / "data/figures").glob("*/"), ids=lambda path: path.name)
+def test_the_readme_tells_what_the_committed_predictions_give(notebook, folder):
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-").splitlines()
+    rows = pd.read_csv(folder / "predictions.csv")
+    expected = []
+    for told in json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["comparison"]:
+        found = notebook.compare(told["a"], told["b"], rows, told["p_value"] is not None)
+        assert found == pytest.approx(told)
+        gain, low, high = (100 * found[name] for name in ("difference", "low", "high"))
+        expected.append((found["b"], f"| {gain:+.1f} | {low:+.1f} to {high:+.1f} |"))
+    for arm, tests in rows.groupby("arm"):
+        expected.append((arm, f"| {(tests.label == tests.prediction).sum()} of {len(tests)} |"))
+    for arm, cells in expected:
+        assert [line for line in lines if f"`{arm}`" in line and cells in line], (arm, cells)

@@ -161,7 +161,7 @@ LAYOUTS = {  # {files: images}; the test set of a ready-made one, "" of a pool, 
     "train/ok/ 4 train/nok/ 4 train/unsure/ 4 test/ 5": ("", "test: 5 images have no labels and a"),
     "train/cat. 4 train/dog. 4 test1/ 4": (r"seem to hold the classes \(cat, dog\): make", ""),
     "training_set/a/ 4 training_set/b/ 4 test_set/a/ 4 test_set/b/ 4": (NAME_THEM, ""),
-    "seg_train/x/a/ 4 seg_train/x/b/ 4 seg_test/x/a/ 4 seg_test/x/b/ 4": (NAME_THEM, ""),
+    "cats/ 6 dogs/ 6 test/ 3": ("parts of a split; move test out, or rename it if it is a", ""),
     "cars/ 6 trains/ 6": ("", ""),
     "control/ 6 test/ 6": ("", ""),
     "train/café/é 4 train/b/ 4 test/cafe\u0301/e\u0301 2 test/b/ 2": ("test", ""),  # of a Mac
@@ -282,6 +282,10 @@ def test_one_photo_under_two_labels_is_named_and_left_out(tmp_path, data, parts)
     assert not {*used(data)} & {(first / f"{name}.jpg").read_bytes() for name in (3, 5)}
     assert prepare(source, data, drop_duplicates=False).conflicts == prepared.conflicts
     assert used(data) == everything_in(source)
+    for part in parts:
+        shutil.rmtree(source / part / "benign")
+        shutil.copytree(source / part / "malignant", source / part / "benign")
+    refused("class benign has only photos under two labels", source, data)
 
 
 def test_own_augmented_copies_stay_on_the_side_of_their_photo(small_pool, tmp_path, data):
