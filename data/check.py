@@ -103,7 +103,10 @@ def read_photos(
     for folder in {row[2] for row in files.values()} - {files[name][2] for name in photos}:
         why = [f"{files[k][0].name}: {x}" for k, x in read.items() if files[k][2] == folder]
         raise InputError(f"{folder}: no readable image in {folder.name}. {'; '.join(why[:2])}")
-    notes += [line for root in parts.values() for line in describe_others(root)]
+    for root in parts.values():
+        loose = sum(is_image(path) for path in root.iterdir() if path.is_file())
+        notes += [f"{loose} images beside the class folders are not used"] if loose else []
+        notes += describe_others(root)
     several = sum(photo.pages for photo in photos.values())
     notes += [f"{several} images have several pages: the first is used"] if several else []
     if deep := [photo.scale for photo in photos.values() if photo.scale]:

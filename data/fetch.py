@@ -175,7 +175,7 @@ def find_parts(folder: Path, subset: str) -> tuple[dict[str, Path], bool, list[s
             cure = f"move {stray[0]} out, or rename it if it is a class"
         raise InputError(f"{root}: {', '.join(folders)} look like parts of a split; {cure}")
     else:
-        return {"": root}, False, notes
+        return {"": root}, False, []
     for name in sorted(set(folders) - used):
         if images[name]:
             labels = "" if find_folders(folders[name]) else "have no labels and "

@@ -116,7 +116,7 @@ def prepare_dataset(
         for folder, plan in zip(folders, plans, strict=True):
             split_dataset(photos, plan, folder)
     if pairs:
-        what = "kept on one side" if drop_duplicates else "used where they lie"
+        what = "kept on one side or left out" if drop_duplicates else "used where they lie"
         notes.append(f"{len(pairs)} pairs of duplicates, {what} ({CURE})")
     classes, dropped = list(count_images(folders[0] / "test")), set(photos) - {*plans[0].values()}
     results = subset, unreadable, duplicates, sorted(dropped), conflicts, notes

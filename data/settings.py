@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
-from augment import OPERATIONS
 from data import print_any_name
 from data.images import InputError, one_line
 
@@ -23,7 +22,7 @@ LIMITS = {  # least and most, of the type of the setting
     "repeats": (1, 1000),
     "seed": (0, 2**31 - 1),
 }
-CHOICES = {"arms": ARMS, "operations": ("", *OPERATIONS), "drop_duplicates": ("true", "false")}
+CHOICES = {"arms": ARMS, "drop_duplicates": ("true", "false")}
 SEVERAL = ("arms", "operations")  # separated by commas
 
 
@@ -38,7 +37,10 @@ def read_settings(
     Raises:
         InputError: a value cannot be used; the message names it and what is allowed.
     """
-    choices, config = CHOICES | choices, SimpleNamespace()
+    from augment import OPERATIONS  # here, as data.prepare, which checks settings, needs none
+
+    choices = CHOICES | {"operations": ("", *OPERATIONS)} | choices
+    config = SimpleNamespace()
     names = (*NAMES, *LIMITS, *choices)
     for name in names:
         value = environ.get(name.upper(), values[name])

@@ -154,7 +154,7 @@ NAME_THEM = "look like parts of a split; name two of them train and test, or set
 LAYOUTS = {  # {files: images}; the test set of a ready-made one, "" of a pool, an error; a note
     "a/b/cats/ 6 a/b/dogs/ 6": ("", ""),
     "cats/ 6 dogs/ 6 IMG_ 30": ("", "30 images beside the class folders are not used"),
-    "Train/a/ 4 Train/b/ 4 valid/a/ 2 valid/b/ 2": ("valid", ""),
+    "Train/a/ 4 Train/b/ 4 Train/IMG 3 valid/a/ 2 valid/b/ 2": ("valid", "3 images beside the"),
     "train/x/a/ 4 train/x/b/ 4 test/y/a/ 2 test/y/b/ 2": ("test", ""),
     "train/a/ 4 train/b/ 4 test/a/ 2 test/b/ 2 val/a/ 2 val/b/ 2": ("test", "val: 4 images are"),
     "train/a/ 4 train/b/ 4 val/a/ 2 val/b/ 2 test/ 3": ("val", "test: 3 images have no labels and"),
@@ -180,7 +180,7 @@ def test_parts_of_a_split_are_never_taken_for_classes(tmp_path, data, layout):
     notes = prepare(source, data).notes
     assert [line[: len(note)] for line in notes] == [note] * bool(note)
     unused = everything_in(source / note.split(":")[0]) if ":" in note else []
-    unused += [path.read_bytes() for path in source.glob("IMG*")]
+    unused += [path.read_bytes() for path in source.rglob("IMG*")]
     assert sorted(used(data) + unused) == everything_in(source)
     assert not test or everything_in(data / "test") == everything_in(source / test)
     assert all(unicodedata.is_normalized("NFC", name) for name in tree(data))
