@@ -240,7 +240,7 @@ def test_duplicates_recompressed_resized_mirrored_are_kept_on_one_side(pool, dat
     source, heic, pairs, page, *_, rest, train, test = str(prepared).splitlines()
     assert source == f"source: {pool}"
     assert heic == "12 files .heic, which cannot be read here: convert them if they are photos"
-    assert pairs.startswith("60 pairs of duplicates, kept on one side (drop_duplicates=false")
+    assert pairs.startswith("60 pairs of duplicates, kept on one side or left out (drop_dup")
     assert [page, rest] == [f"left out: {pool}/dogs/page0.jpg: not an image", "… and 71 lines more"]
     assert train == "train: {cats} cats, {dogs} dogs".format(**counts[0])
     assert test == "test: {cats} cats, {dogs} dogs".format(**counts[1])
