@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["MPLBACKEND"] = "agg"
 
-from conftest import define_notebook, read_notebook, save_photo, tree  # noqa: E402
+from conftest import define_notebook, make_pool, read_notebook, tree  # noqa: E402
 
 SMALL = {"IMAGE_SIZE": "33", "NUM_EPOCHS": "3", "COPIES": "2", "DEVICE": "cpu", "BATCH_SIZE": "8"}
 SMALL |= {"MODEL": "resnet18", "ARMS": "original,mixed,augmented"}
@@ -103,10 +103,7 @@ def main() -> int:
     define_notebook()  # imports everything, computes nothing
     assert "- written > 5:" in str(read_notebook())
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
-        pool = Path(work, "pool")
-        for i in range(12):
-            save_photo(pool / "cats" / f"{i}.jpg", i)
-            save_photo(pool / "dogs" / f"{i}.jpg", 100 + i)
+        pool = make_pool(Path(work, "pool"), 12)
         alone = Path(work, "alone")
         alone.mkdir()
         start = time.monotonic()
@@ -123,8 +120,7 @@ def main() -> int:
                 attempt(folder, pool, kill, moment)
             code = attempt(folder, pool)
             found = {} if code else outcome(folder)
-            different = [key for key in expected if found.get(key) != expected[key]]
-            if different:
+            if different := [key for key in expected if found.get(key) != expected[key]]:
                 wrong += 1
                 print(f"killed at {moments}: exit code {code}, other {', '.join(different)}")
                 print((folder / "output").read_text()[-2000:])
