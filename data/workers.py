@@ -32,6 +32,8 @@ def processes(count: int | None = None) -> Iterator[Callable]:
         InputError: a process was ended from outside.
     """
     ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    if (quiet := "ignore:resource_tracker") not in sys.warnoptions:
+        sys.warnoptions.append(quiet)  # or loky's tracker may name what a Ctrl-C left, and removed
     try:
         with joblib.parallel_config("loky", n_jobs=count or -1, **ignore):
             yield lambda function: function
