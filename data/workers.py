@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import cloudpickle
@@ -35,7 +36,7 @@ def processes(count: int | None = None) -> Iterator[Callable]:
     if (quiet := "ignore:resource_tracker") not in sys.warnoptions:
         sys.warnoptions.append(quiet)  # or loky's tracker may name what a Ctrl-C left, and removed
     try:
-        with joblib.parallel_config("loky", n_jobs=count or -1, **ignore):
+        with interrupts_here(), joblib.parallel_config("loky", n_jobs=count or -1, **ignore):
             yield lambda function: function
     except BrokenProcessPool as error:
         cause = "a process was ended from outside, perhaps for want of memory"
@@ -44,6 +45,26 @@ def processes(count: int | None = None) -> Iterator[Callable]:
         ) from error
     finally:
         get_reusable_executor().shutdown(kill_workers=True)
+
+
+@contextlib.contextmanager
+def interrupts_here() -> Iterator[None]:
+    """Keep Ctrl-C from processes that start meanwhile, until they can ignore it themselves.
+
+    They inherit what this thread blocks; another one that waits takes it, on this one's behalf.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # its start would end the blocking
+    over = threading.Event()
+    threading.Thread(target=over.wait, daemon=True).start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        over.set()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -163,3 +184,15 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap as well
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: and the heap never shrinks
+
+
+@contextlib.contextmanager
+def lack_of_memory_in_a_line(image_size: int) -> Iterator[None]:
+    """Turn torch's error where memory is lacking, on a GPU or here, into an InputError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if any(text in str(error) for text in ("out of memory", "allocate memory")):
+            cure = f"lower batch_size or image_size ({image_size})"
+            raise InputError(f"no memory: {cure}") from error
+        raise

@@ -11,7 +11,6 @@ import io
 import itertools
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,13 +31,12 @@ from torchvision import datasets, models, transforms
 from augment import augment_folder, augment_image
 from data.drawings import draw_dataset
 from data.images import load_image
-from data.prepare import find_duplicates, prepare_dataset
 from data.workers import keep_memory
 
 LADDER = ["plain tutorial loop", "decoded once", "channels last", "low precision"]
 LADDER += ["fused Adam, no .item()", "bare step"]  # each with everything before it
 BARE, OURS, PRODUCTS = LADDER[-1], "notebook's train_model", ["float32 product", "low product"]
-SIDE, GATE_SIZE, GATE_STEPS, FEW = 4096, 64, 30, 2_500  # of products; FEW: beside --large
+SIDE, GATE_SIZE, GATE_STEPS = 4096, 64, 30  # SIDE: of products
 COPIES, EPOCHS, PHOTOS, MANY = 3, 10, 112, 20  # of a repeat; MANY: copies, against start-up
 ARMS = "original augmented", "original augmented original_matched", "original mixed"
 
@@ -293,8 +291,6 @@ def measure_augment(options):
     for name, times in seconds.items():
         count = 3 if name == "start-up" else MANY * len(photos)
         print(f"  {name:24}{count} copies: {show(times)} s, {count / median(times):.0f} a second")
-    if options.large:
-        measure_large(options)
     print(f"  1 worker / plain loop: {show(ratios(seconds, 'plain loop', '1 worker'))}")
     judge("augment: 2 workers / 1 worker", ratios(seconds, "1 worker", "2 workers"), "≥", 1.8)
 
@@ -314,31 +310,6 @@ def augment_plainly(photos, output):
     for photo, number in itertools.product(photos, range(MANY)):
         copy, _ = augment_image(load_image(photo)[1], rng)
         copy.save(output / f"{photo.stem}_{number}.jpg", quality=95)
-
-
-def measure_large(options):
-    """Compare the time per image of many small photos with that of few, measured once."""
-    costs = {}
-    for n in (FEW, options.large):
-        costs[n], peak = spawn().submit(cost_of, n, options.work / str(n)).result()
-        print(f"  {n} small photos, ms for each: {costs[n]}; largest process {peak:.2f} GB")
-    for name in ("prepare_dataset", "augment_folder"):  # the search grows with the square
-        growth = costs[options.large][name] / costs[FEW][name]
-        judge(f"augment: {name}, time per photo / that at {FEW}", [growth], "≤", 1.2)
-    judge("augment: largest process (it has imported torch), GB", [peak], "≤", 1.5)
-
-
-def cost_of(count, folder):
-    """Return the ms per photo of each function; peak memory, in GB, of the largest process."""
-    for number in range(count):
-        save_photo(folder / ("cats", "dogs")[number % 2] / f"{number}.jpg", number)
-    with mock.patch("data.prepare.find_duplicates", return_value=[]) as search:
-        seconds = {"prepare_dataset": seconds_of(partial(prepare_dataset, str(folder)))}
-    seconds["find_duplicates"] = seconds_of(lambda _: find_duplicates(*search.call_args.args))
-    seconds["augment_folder"] = seconds_of(partial(augment_folder, folder, copies=COPIES))
-    usage = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    each = {name: round(1000 * second / count, 3) for name, second in seconds.items()}
-    return each, max(use.ru_maxrss for use in usage) / 1e6  # of kB, on Linux
 
 
 def measure_peers(options):
@@ -363,7 +334,6 @@ def measure_answer(options):
     print(f"  → answer: of {PHOTOS} photos, {COPIES} copies of each, {EPOCHS} epochs")
 
 
-# the gate comes last: it trains in this process, whose size would count against measure_large
 PARTS = (measure_step, measure_augment, measure_peers, measure_answer, measure_gate)
 PARTS = {part.__name__.removeprefix("measure_"): part for part in PARTS}
 
@@ -379,7 +349,6 @@ def main():
     add("--steps", type=int, default=100 if cuda else 4, help="of a round, after an untimed one")
     add("--model", default="resnet50", help="of step, gate and peers (default: resnet50)")
     add("--device", default="cuda" if cuda else "cpu")
-    add("--large", type=int, metavar="N", help="augment: also 2,500 and N small photos")
     options = parser.parse_args(namespace=argparse.Namespace(seed=0))
     options.precision = notebook.fast_dtype(torch.device(options.device))
     if unknown := set(options.only.split(",")) - set(PARTS):

@@ -85,12 +85,10 @@ def outcome(folder: Path) -> dict:
 def weights_of(results: Path) -> dict:
     import torch
 
-    files = sorted(results.glob("*.pt"))
-    states = {file.name: torch.load(file, weights_only=True)["state_dict"] for file in files}
+    saved = {file.name: torch.load(file, weights_only=True) for file in results.glob("*.pt")}
     return {
-        f"{name}/{key}": tensor.numpy().tobytes()
-        for name, state in states.items()
-        for key, tensor in state.items()
+        name: {key: tensor.numpy().tobytes() for key, tensor in content["state_dict"].items()}
+        for name, content in saved.items()
     }
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 
 import distributed
+import joblib
 import numpy as np
 import pytest
 from conftest import CLI, fails, make_pool, run_script, save_photo, saved, tree, wait_for
@@ -20,6 +21,7 @@ from PIL import Image
 
 from augment import OPERATIONS, augment_folder, augment_image, main
 from data.images import load_image
+from data.workers import processes
 
 augment_here = functools.partial(augment_folder, workers=1)
 on_posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither to set")
@@ -198,6 +200,17 @@ def test_full_disk_stops_it_with_one_line_and_it_goes_on_later(small_pool, outpu
     assert done.returncode == 2
     assert ".lock" not in tree(output)
     complete(small_pool, output)
+
+
+@on_posix
+def test_ctrl_c_does_not_reach_workers_that_still_start_but_the_one_who_waits():
+    with processes(2):
+        mask = joblib.delayed(signal.pthread_sigmask)(signal.SIG_BLOCK, [])
+        assert all(signal.SIGINT in held for held in joblib.Parallel()([mask, mask]))
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_what_is_left_out_is_named_in_one_line_each_and_the_rest_is_done(small_pool, output):

@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 import subprocess
+import symtable
 import sys
 import zipfile
 from pathlib import Path
@@ -78,6 +79,21 @@ def set_clock(notebook, step):
     """Have the notebook see a clock that goes on by so many seconds whenever it is read."""
     clock = itertools.count(0, step)
     notebook.globals["time"] = SimpleNamespace(monotonic=lambda: next(clock))
+
+
+def test_no_cell_changes_what_another_needs_so_that_any_may_be_run_again():
+    made, needed = [], set()
+    for source in CODE:
+        tables = [symtable.symtable(source, "cell", "exec")]
+        for table in tables:
+            tables += table.get_children()
+        names = tables[0].get_symbols()
+        bound = {x.get_name() for x in names if x.is_assigned() or x.is_imported()}
+        inner = [x for table in tables[1:] for x in table.get_symbols() if x.is_global()]
+        needed |= {x.get_name() for x in (*names, *inner) if x.is_referenced()} - bound
+        made += bound
+    twice = {name for name in made if made.count(name) > 1}
+    assert twice & needed == {"metrics"}  # which the training cell completes
 
 
 @pytest.fixture
@@ -496,12 +512,16 @@ def fail(problem):
         ("nan", "loss of epoch 1: nan; lower learning_rate"),
     ],
 )
-def test_an_arm_that_cannot_be_trained_is_one_line(small, experiment, tmp_path, problem, said):
+def test_an_arm_that_cannot_train_is_one_line(small, experiment, made, tmp_path, problem, said):
     small.globals["to_device"] = lambda images, device: images.float() * fail(problem)
     result = experiment()
     assert set(result) == {"arm", "failed"}
     assert result["failed"].startswith(f"original, seed 7: {said}")
     assert set(tree(tmp_path / "results")) <= {"run.log"}
+    state = {"config": small.globals["config"], "data_path": made, "network": TinyNet()}
+    if "memory" in problem:
+        with pytest.raises(small.InputError, match=re.escape(said[:40])):
+            run_cell(small, "# the first time warms up", **state)
     small.globals["to_device"] = lambda images, device: fail("sizes do not match")
     with pytest.raises(RuntimeError, match="sizes"):  # another error is not hidden
         experiment()

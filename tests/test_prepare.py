@@ -63,10 +63,8 @@ def used(folder):
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_zips_of_any_tool_and_intent_are_unpacked_inside_their_folder(small_pool, tmp_path, data):
-    files, outside = (
-        tree(small_pool),
-        ("../../../x", "..\\..\\..\\x", "/x", "C:x", "__MACOSX/x/._0"),
-    )
+    files = tree(small_pool)
+    outside = "../../../x", "..\\..\\..\\x", "/x", "C:x", "__MACOSX/x/._0"
     windows = {f"photos/{name}".replace("/", "\\"): content for name, content in files.items()}
     hostile = {f"a/photos/{name}": content for name, content in files.items()}
     zip_of(windows, tmp_path / "windows.zip")
