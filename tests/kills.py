@@ -21,11 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-os.environ["MPLBACKEND"] = "agg"
-
-from conftest import define_notebook, make_pool, read_notebook, tree  # noqa: E402
+from conftest import define_notebook, make_pool, read_notebook, tree
 
 SMALL = {"IMAGE_SIZE": "33", "NUM_EPOCHS": "3", "COPIES": "2", "DEVICE": "cpu", "BATCH_SIZE": "8"}
 SMALL |= {"MODEL": "resnet18", "ARMS": "original,mixed,augmented"}
