@@ -187,11 +187,12 @@ def keep_memory() -> None:
 
 
 @contextlib.contextmanager
-def lack_of_memory_in_a_line(image_size: int) -> Iterator[None]:
-    """Turn torch's error where memory is lacking, on a GPU or here, into an InputError."""
+def memory_for_training(image_size: int) -> Iterator[None]:
+    """Keep memory for the next step; where it is lacking, on a GPU or here, raise InputError."""
+    keep_memory()
     try:
         yield
-    except RuntimeError as error:
+    except RuntimeError as error:  # torch's, of several kinds
         if any(text in str(error) for text in ("out of memory", "allocate memory")):
             cure = f"lower batch_size or image_size ({image_size})"
             raise InputError(f"no memory: {cure}") from error
