@@ -209,7 +209,7 @@ def test_ctrl_c_does_not_reach_workers_that_still_start_but_the_one_who_waits():
         assert all(signal.SIGINT in held for held in joblib.Parallel()([mask, mask]))
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(5)
+            time.sleep(0.2)
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 

@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, make_pool, tree
 from nbconvert import PythonExporter
 
-TINY = {"image_size": 33, "num_epochs": 2, "batch_size": 112, "copies": 1, "model": "resnet18"}
+TINY = {"image_size": 33, "num_epochs": 2, "batch_size": 32, "copies": 1, "model": "resnet18"}
 FIGURES = (
     "augmentation confusion counts difference erased faithfulness grad_cam images loss predict"
 )
@@ -169,7 +169,7 @@ def many(tmp_path_factory):
     folder = tmp_path_factory.mktemp("many")
     make_pool(folder / "pool", 5, CLASSES)
     arms = "original,augmented,original_matched,mixed"
-    settings = {"dataset": folder / "pool", "arms": arms, "repeats": 3, "batch_size": 148}
+    settings = {"dataset": folder / "pool", "arms": arms, "repeats": 3}
     return folder, convert(folder, **settings | {"image_size": 32, "num_epochs": 1})
 
 
