@@ -4,8 +4,8 @@
 
 Fills FOLDER/cats and FOLDER/dogs with 224 x 224 JPEG files. Pose, size, position, fur colour,
 fur pattern, lighting and background come from the same distributions for both classes, so none of
-them tells a cat from a dog; ears, muzzle, whiskers, tongue and tail do. The same seed gives the
-same drawings.
+them tells a cat from a dog; ears, muzzle, whiskers, tongue and tail do, unless a ball hides the
+head. The same seed gives the same drawings.
 """
 
 import argparse
@@ -29,6 +29,7 @@ FURS = {
     "white": (234, 229, 220),
     "cream": (224, 194, 146),
 }
+HIDDEN = 0.15  # share of heads behind a ball: what nobody can tell for certain
 TONGUE = (236, 72, 96)
 
 
@@ -47,6 +48,9 @@ def draw(kind: str, seed: int, index: int) -> Image.Image:
     head_layer = Image.new("RGBA", animal.size)
     head_layer.paste(scaled, corner)
     animal.alpha_composite(head_layer)
+    if rng.random() < HIDDEN:
+        shape = _ellipse(*centre, 1.75 * radius, 1.75 * radius)
+        shape(ImageDraw.Draw(animal), 0, tuple(rng.randint(60, 230) for _ in range(3)))
 
     scene = _background(rng)
     scene.paste(animal, mask=animal)
@@ -180,7 +184,7 @@ def _body(rng, kind, pose, texture, layer, fur):
     """Draw tail, body and legs onto `layer`; return the head's (centre, radius) in pixels."""
     side = rng.choice((-1, 1))
     line = _shade(fur, 0.35)
-    size = {"portrait": (0.24, 0.29), "sitting": (0.17, 0.21), "standing": (0.155, 0.185)}[pose]
+    size = {"portrait": (0.26, 0.3), "sitting": (0.21, 0.25), "standing": (0.19, 0.22)}[pose]
     radius = CANVAS * rng.uniform(*size)
     x = CANVAS * rng.uniform(0.4, 0.6)
     y = CANVAS * {"portrait": 0.46, "sitting": 0.36, "standing": 0.42}[pose]
@@ -229,15 +233,15 @@ def _tail(rng, kind, layer, texture, line, root, side, radius):
 
 
 def _background(rng):
-    """Wall or sky over a floor, a few soft shapes, any colours."""
+    """Wall or sky over a floor, a few soft shapes, in quiet colours."""
 
     def colour():
-        return tuple(rng.randint(60, 230) for _ in range(3))
+        return tuple(rng.randint(90, 190) for _ in range(3))
 
     scene = Image.new("RGB", (SIZE, SIZE), colour())
     pen = ImageDraw.Draw(scene)
     pen.rectangle([0, SIZE * rng.uniform(0.5, 0.85), SIZE, SIZE], fill=colour())
-    for _ in range(rng.randint(2, 7)):
+    for _ in range(rng.randint(1, 4)):
         x, y, r = rng.uniform(0, SIZE), rng.uniform(0, SIZE), rng.uniform(10, 55)
         _ellipse(x, y, r, r * rng.uniform(0.5, 1.5))(pen, 0, colour())
     blurred = scene.filter(ImageFilter.GaussianBlur(rng.uniform(1, 6)))
@@ -249,7 +253,7 @@ def _light(rng, image):
     angle = rng.uniform(0, 2 * math.pi)
     across = np.linspace(-0.5, 0.5, SIZE)
     ramp = math.cos(angle) * across[None, :] + math.sin(angle) * across[:, None]
-    gain = rng.uniform(0.72, 1.12) * (1 + rng.uniform(0.1, 0.5) * ramp)
+    gain = rng.uniform(0.8, 1.1) * (1 + rng.uniform(0.1, 0.4) * ramp)
     lit = np.asarray(image, dtype=float) * gain[..., None]
     return Image.fromarray(np.clip(lit, 0, 255).astype(np.uint8))
 
