@@ -32,8 +32,16 @@ import joblib
 from PIL import Image
 from tqdm import tqdm
 
-from data import COPY, claim, print_any_name, read_origin, remove_unfinished, write_whole
-from data.images import InputError, find_images, is_usable, load_image, one_line
+from data.files import (
+    InputError,
+    claim,
+    expand,
+    one_line,
+    print_any_name,
+    remove_unfinished,
+    write_whole,
+)
+from data.images import COPY, find_images, is_usable, load_image, read_origin
 from data.workers import cluster, processes
 
 COPY_SIDE = 512  # longest side of a copy: blur and noise on 12 megapixels would not be seen at 224
@@ -163,7 +171,7 @@ def augment_folder(
         InputError: an argument cannot be used (nothing was written), or the work cannot go on.
     """
     start = time.perf_counter()
-    source, output = (Path(os.path.expanduser(x)).resolve() for x in (source, output))  # noqa: PTH111
+    source, output = (Path(expand(x)).resolve() for x in (source, output))
     among = choose_operations(operations)
     if copies < 1 or (workers is not None and workers < 1):
         raise InputError(f"copies = {copies}, workers = {workers}: must be at least 1")

@@ -14,8 +14,8 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from data import read_origin, write_whole
-from data.images import InputError, find_files, find_images, is_hidden, is_image, load_image
+from data.files import InputError, write_whole
+from data.images import find_files, find_images, is_hidden, is_image, load_image, read_origin
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """Where the images come from: a Kaggle handle, a folder or a zip → folders with a class each."""
 
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -12,7 +11,8 @@ from pathlib import Path
 import kagglehub
 
 from data.drawings import draw_dataset
-from data.images import InputError, find_files, is_hidden, is_image
+from data.files import InputError, expand
+from data.images import find_files, is_hidden, is_image
 
 DEFAULT_DATASET = "samuelcortinhas/cats-and-dogs-image-classification"
 HELD_OUT = ("test", "val", "valid", "validation")  # a ready-made test set: the first that is there
@@ -21,11 +21,6 @@ PART = re.compile(r"(.*[^a-z])?(train|test|val|valid|validation|eval)(ing|set|s)
 
 def is_default(dataset: str) -> bool:
     return dataset.split("/versions/")[0] == DEFAULT_DATASET
-
-
-def expand(path: str | Path) -> str:
-    """Return a path with the home folder for `~`."""
-    return os.path.expanduser(path)  # noqa: PTH111, which fails for an unknown ~user
 
 
 def fetch_dataset(dataset: str, data_dir: Path) -> tuple[Path, str, str]:

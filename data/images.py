@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import unicodedata
 import warnings
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
+
+from data.files import InputError, one_line
 
 warnings.filterwarnings("ignore", module="PIL")  # what is wrong with an image is told once
 
@@ -21,20 +24,16 @@ KINDS = ["JPEG", "PNG", *sorted({*FORMATS.values()} - {"JPEG", "PNG"} - NOT_OPEN
 NO_PERSON_MADE = {"__macosx", "__pycache__", "$recycle.bin", "system volume information"}
 NO_PERSON_MADE |= {"@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "lost+found"}
 
-
-class InputError(ValueError):
-    """Something the user gave cannot be used. Shown as its one line, without a traceback."""
-
-    def __init__(self, text: object):
-        super().__init__(one_line(text))
-
-    def _render_traceback_(self) -> list[str]:  # asked for by Jupyter
-        return [f"{type(self).__name__}: {self}"]
+COPY = b"augment.py "  # opens the JPEG comment of every copy that augment.py makes
 
 
-def one_line(text: object) -> str:
-    """Return a text that is safe to print: one line, without control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+def read_origin(comment: object) -> dict:
+    """Return what the comment of an augmented copy says of its origin; {}: not such a copy."""
+    with contextlib.suppress(ValueError):
+        if isinstance(comment, bytes) and comment.startswith(COPY):
+            origin = json.loads(comment[len(COPY) :])
+            return origin if isinstance(origin, dict) else {}
+    return {}
 
 
 def is_hidden(name: str) -> bool:

@@ -19,10 +19,18 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from data import claim, print_any_name, remove_unfinished, write_whole
 from data.check import Photo, contradict, find_duplicates, group_photos, read_photos
-from data.fetch import expand, fetch_dataset, find_parts, is_default, keep_apart
-from data.images import InputError, find_files, find_images, is_image, one_line
+from data.fetch import fetch_dataset, find_parts, is_default, keep_apart
+from data.files import (
+    InputError,
+    claim,
+    expand,
+    one_line,
+    print_any_name,
+    remove_unfinished,
+    write_whole,
+)
+from data.images import find_files, find_images, is_image
 from data.settings import check_setting
 
 CURE = "drop_duplicates=false or --keep-duplicates uses every photo where it lies"

@@ -5,12 +5,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
-from data import print_any_name
-from data.images import InputError, one_line
+from data.files import InputError, one_line, print_any_name
 
 warnings.filterwarnings("ignore", message="Glyph .* missing")  # a font need not have every emoji
 
-ARMS = ("original", "augmented", "original_matched", "mixed")
 NAMES = ("dataset", "subset", "data_dir", "results_dir")  # free texts; subset may be empty
 LIMITS = {  # least and most, of the type of the setting
     "train_ratio": (0.5, 0.95),
@@ -22,7 +20,7 @@ LIMITS = {  # least and most, of the type of the setting
     "repeats": (1, 1000),
     "seed": (0, 2**31 - 1),
 }
-CHOICES = {"arms": ARMS, "drop_duplicates": ("true", "false")}
+CHOICES = {"drop_duplicates": ("true", "false")}
 SEVERAL = ("arms", "operations")  # separated by commas
 
 
@@ -32,14 +30,12 @@ def read_settings(
     """Return the settings, from the environment where it has them in capitals, else `values`.
 
     Args:
-        choices: what is allowed for further settings, by name.
+        choices: what is allowed for further settings, by name; for `operations` also nothing.
 
     Raises:
         InputError: a value cannot be used; the message names it and what is allowed.
     """
-    from augment import OPERATIONS  # here, as data.prepare, which checks settings, needs none
-
-    choices = CHOICES | {"operations": ("", *OPERATIONS)} | choices
+    choices = CHOICES | choices
     config = SimpleNamespace()
     names = (*NAMES, *LIMITS, *choices)
     for name in names:
@@ -68,6 +64,8 @@ def check_setting(
         chosen = [
             {"1": "true", "yes": "true", "0": "false", "no": "false"}.get(x, x) for x in chosen
         ]
+        if chosen == [""] and name == "operations":
+            return ""
         once = len(chosen) == (len(set(chosen)) if name in SEVERAL else 1)
         if once and set(chosen) <= set(choices[name]):
             return ",".join(chosen)

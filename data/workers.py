@@ -18,7 +18,7 @@ import cloudpickle
 import joblib
 from joblib.externals.loky import get_reusable_executor
 
-from data.images import InputError
+from data.files import InputError
 
 LOST = getattr(signal, "SIGUSR1", signal.SIGINT)  # a job in the background may ignore SIGINT
 

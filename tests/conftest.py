@@ -23,7 +23,7 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 CLI = [sys.executable, str(ROOT / "augment.py")]
 sys.path.insert(0, str(ROOT))
-from data.images import InputError  # noqa: E402, now that it is on the path
+from data.files import InputError  # noqa: E402, now that it is on the path
 
 os.environ["MPLBACKEND"] = "agg"
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it

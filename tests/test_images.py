@@ -11,7 +11,8 @@ from PIL import EpsImagePlugin, Image, ImageCms
 
 from augment import augment_folder
 from data.check import read_photos
-from data.images import InputError, find_images, load_image
+from data.files import InputError
+from data.images import find_images, load_image
 from data.prepare import prepare_dataset
 
 TURNED = Image.Exif()

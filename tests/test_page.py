@@ -145,6 +145,7 @@ def settings(notebook):
     (cell,) = [x for x in CELLS if "parameters" in x["metadata"].get("tags", [])]
     exec("".join(cell["source"]), defaults := {})
     choices = {"model": ["resnet18", "resnet50"], "device": ["auto", "cpu"]}
+    choices |= {"arms": ARMS, "operations": notebook.OPERATIONS}
     read = notebook.read_settings
     return lambda environ=(), **edited: read(defaults | edited, dict(environ), **choices)
 

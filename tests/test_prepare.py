@@ -17,10 +17,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 
 from augment import augment_folder
-from data import claim, write_whole
 from data.check import Photo, find_duplicates
 from data.drawings import draw, draw_dataset
 from data.fetch import DEFAULT_DATASET, fetch_dataset
+from data.files import claim, write_whole
 from data.images import load_image
 from data.prepare import choose_test, count_images, main, prepare_dataset
 

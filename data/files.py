@@ -1,0 +1,86 @@
+"""Files: written whole or not at all, one run at a time in a folder, lines safe to print."""
+
+import contextlib
+import hashlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used. Shown as its one line, without a traceback."""
+
+    def __init__(self, text: object):
+        super().__init__(one_line(text))
+
+    def _render_traceback_(self) -> list[str]:  # asked for by Jupyter
+        return [f"{type(self).__name__}: {self}"]
+
+
+def one_line(text: object) -> str:
+    """Return a text that is safe to print: one line, without control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def expand(path: str | Path) -> str:
+    """Return a path with the home folder for `~`."""
+    return os.path.expanduser(path)  # noqa: PTH111, which fails for an unknown ~user
+
+
+def write_whole(path: Path, content: str | bytes | memoryview) -> None:
+    """Write a file, text in UTF-8, so that it is there whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    mark = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    unfinished = path.with_name(f".{mark}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(unfinished, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written, {error.strerror or error}") from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Sweep up what a killed run left half-written."""
+    for path in folder.rglob(f".{'[0-9a-f]' * 16}.unfinished"):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Make a folder and keep other runs out of it meanwhile.
+
+    Raises:
+        InputError: another run is using it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", is_singleton=True)  # the same if it is claimed again
+        lock.acquire(timeout=0)
+    except Timeout:
+        what = "another run is using it: wait, shut its kernel down or choose another folder"
+        raise InputError(f"{folder}: {what}") from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written, {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if not lock.is_locked:
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def print_any_name() -> None:
+    """Have a terminal or file replace characters that its code page lacks, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
