@@ -6,7 +6,8 @@ import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import imagehash
 import numpy as np
@@ -17,6 +18,21 @@ from scipy.sparse.csgraph import connected_components
 from data.files import InputError, write_whole
 from data.images import find_files, find_images, is_hidden, is_image, load_image, read_origin
 
+# What two pictures of the same photo may differ in (`find_duplicates`).
+MOST_HASH_BITS = 6  # of 64
+MOST_GREY_DIFFERENCE = 8  # of 255, mean of the thumbnail
+MOST_COLOUR_DIFFERENCE = 48  # of 255, anywhere in the thumbnail
+# What two of them may still differ in if only one of two labels can be right (`contradict`).
+MOST_RECOMPRESSION = 2  # of 255, mean of the thumbnail
+
+
+class ImageFile(NamedTuple):
+    """An image file of the data set, and where it belongs."""
+
+    path: Path
+    label: str
+    class_folder: Path
+
 
 @dataclass
 class Photo:
@@ -24,60 +40,103 @@ class Photo:
 
     file: Path
     label: str
-    digest: str  # of the file's bytes
-    origin: str  # digest of the photo that this is an augmented copy of, or ""
-    grey: np.ndarray  # (32, 32) uint8
-    colour: np.ndarray  # (32, 32, 3) uint8
-    pages: bool  # has it several?
-    scale: tuple | None  # of values deeper than 8 bits
+    # of the file's bytes
+    digest: str
+    # digest of the photo that this is an augmented copy of, or ""
+    origin: str
+    # (32, 32) uint8
+    grey: np.ndarray
+    # (32, 32, 3) uint8
+    colour: np.ndarray
+    # is it the first of several pages?
+    pages: bool
+    # lowest and highest value where they are deeper than 8 bits
+    scale: tuple | None
 
 
-def list_files(parts: dict[str, Path], ready_made: bool) -> dict[str, tuple[Path, str, Path]]:
-    """Return {name: (image file, class, folder of the class)}; names are in Unicode NFC.
+def list_files(parts: dict[str, Path], ready_made: bool) -> dict[str, ImageFile]:
+    """Return every image file of a data set by its name, which is in Unicode NFC.
 
-    They are "train/class/file" and "test/class/file" of a ready-made split, else "class/file",
-    or "class/part_file" where several pooled parts hold the same name.
+    A name is "train/class/file" or "test/class/file" of a ready-made split, else "class/file", or
+    "class/part_file" where several pooled parts hold the same name.
 
     Raises:
         InputError: fewer than two classes, not the same in all parts, or one without an image.
     """
     found = {part: find_images(folder) for part, folder in parts.items()}
-    source, classes = " and ".join(map(str, parts.values())), sorted(set().union(*found.values()))
-    if lacking := [kind for kind in classes if not all(kind in kinds for kinds in found.values())]:
-        raise InputError(f"{source}: {', '.join(lacking)}: not in both {' and '.join(parts)}")
-    if len(classes) < 2:
-        raise InputError(f"{source}: only one class; expected one folder of images per class")
-    rows = []
-    for part, kind in [(part, kind) for part in parts for kind in classes]:
-        folder = parts[part] / kind
-        if not found[part][kind]:
-            what = "; ".join(describe_others(parts[part], kind)) or "It is empty"
-            raise InputError(f"{folder}: no readable image in {kind}. {what}")
-        for file in found[part][kind]:
-            inner = "/".join(file.relative_to(parts[part]).parts[1:])
-            rows.append((part, kind, unicodedata.normalize("NFC", inner), file))
-    files, times = {}, Counter((kind, inner) for _, kind, inner, _ in rows)
-    for part, kind, inner, file in rows:
-        prefix = f"{part}_" if times[kind, inner] > 1 and not ready_made else ""
-        name = f"{part}/" * ready_made + f"{kind}/{prefix}{inner}"
-        if name in files:
-            raise InputError(f"{file}: class {kind} has a second file of this name: rename one")
-        if "\r" in name:  # where a row of manifest.csv would end
-            raise InputError(f"{file}: a line break in its name: rename it")
-        files[name] = file, kind, parts[part] / kind
+    check_classes(parts, found)
+    times = Counter()
+    for part, folder in parts.items():
+        for label, paths in found[part].items():
+            times.update((label, name_inside(folder, path)) for path in paths)
+    files = {}
+    for part, folder in parts.items():
+        for label in sorted(found[part]):
+            for path in found[part][label]:
+                inner = name_inside(folder, path)
+                if ready_made:
+                    name = f"{part}/{label}/{inner}"
+                elif times[label, inner] > 1:
+                    name = f"{label}/{part}_{inner}"
+                else:
+                    name = f"{label}/{inner}"
+                if name in files:
+                    second = f"class {label} has a second file of this name: rename one"
+                    raise InputError(f"{path}: {second}")
+                # where a row of manifest.csv would end
+                if "\r" in name:
+                    raise InputError(f"{path}: a line break in its name: rename it")
+                files[name] = ImageFile(path=path, label=label, class_folder=folder / label)
     return files
 
 
-def describe_others(root: Path, kind: str | None = None) -> list[str]:
+def name_inside(folder: Path, path: Path) -> str:
+    """Return an image's path below its class folder in `folder`, in Unicode NFC."""
+    inner = path.relative_to(folder).parts[1:]
+    return unicodedata.normalize("NFC", "/".join(inner))
+
+
+def check_classes(parts: dict[str, Path], found: dict[str, dict[str, list[Path]]]) -> None:
+    """Check that all parts of a data set hold the same classes, two or more, and images of each.
+
+    Args:
+        found: {part: {class: its image files}}.
+
+    Raises:
+        InputError: they do not.
+    """
+    source = " and ".join(str(folder) for folder in parts.values())
+    classes = sorted(set().union(*found.values()))
+    lacking = []
+    for label in classes:
+        if not all(label in images for images in found.values()):
+            lacking.append(label)
+    if lacking:
+        raise InputError(f"{source}: {', '.join(lacking)}: not in both {' and '.join(parts)}")
+    if len(classes) < 2:
+        raise InputError(f"{source}: only one class; expected one folder of images per class")
+    for part, folder in parts.items():
+        for label in classes:
+            if not found[part][label]:
+                others = "; ".join(describe_others(folder, label)) or "It is empty"
+                raise InputError(f"{folder / label}: no readable image in {label}. {others}")
+
+
+def describe_others(root: Path, label: str | None = None) -> list[str]:
     """Return a line for each suffix of files in class folders, or one of them, that are no images.
 
     They may be photos in a format that Pillow cannot read, like a phone's HEIC.
     """
-    folders = [x for x in root.iterdir() if x.is_dir() and not is_hidden(x.name)]
-    folders = [x for x in folders if kind in (None, unicodedata.normalize("NFC", x.name))]
-    files = [file for folder in folders for file in find_files(folder)]
-    others = [file for file in files if not is_image(file) and not is_hidden(file.name)]
-    count = Counter(file.suffix.lower() or "without a suffix" for file in others)
+    count = Counter()
+    for folder in root.iterdir():
+        if not folder.is_dir() or is_hidden(folder.name):
+            continue
+        name = unicodedata.normalize("NFC", folder.name)
+        if label not in (None, name):
+            continue
+        for file in find_files(folder):
+            if not is_image(file) and not is_hidden(file.name):
+                count[file.suffix.lower() or "without a suffix"] += 1
     cure = "which cannot be read here: convert them if they are photos"
     return [f"{number} files {suffix}, {cure}" for suffix, number in count.items()]
 
@@ -95,27 +154,44 @@ def read_photos(
         InputError: as `list_files`, or no image of a class can be read.
     """
     files = list_files(parts, ready_made)
-    with ThreadPoolExecutor() as threads:  # Pillow decodes outside Python's lock
-        read = list(threads.map(lambda row: examine(*row[:2]), files.values()))
-    read = dict(zip(files, read, strict=True))
-    unreadable = {str(files[name][0]): x for name, x in read.items() if isinstance(x, str)}
-    photos = {name: x for name, x in read.items() if isinstance(x, Photo)}
-    for folder in {row[2] for row in files.values()} - {files[name][2] for name in photos}:
-        why = [f"{files[k][0].name}: {x}" for k, x in read.items() if files[k][2] == folder]
-        raise InputError(f"{folder}: no readable image in {folder.name}. {'; '.join(why[:2])}")
+    photos = {}
+    unreadable = {}
+    # Pillow decodes outside Python's lock
+    with ThreadPoolExecutor() as threads:
+        results = threads.map(examine_file, files.values())
+        for name, result in zip(files, results, strict=True):
+            if isinstance(result, Photo):
+                photos[name] = result
+            else:
+                unreadable[str(files[name].path)] = result
+    check_readable(files, photos, unreadable)
     for root in parts.values():
-        loose = sum(is_image(path) for path in root.iterdir() if path.is_file())
-        notes += [f"{loose} images beside the class folders are not used"] if loose else []
-        notes += describe_others(root)
+        loose = [path for path in root.iterdir() if path.is_file() and is_image(path)]
+        if loose:
+            notes.append(f"{len(loose)} images beside the class folders are not used")
+        notes.extend(describe_others(root))
     several = sum(photo.pages for photo in photos.values())
-    notes += [f"{several} images have several pages: the first is used"] if several else []
-    if deep := [photo.scale for photo in photos.values() if photo.scale]:
-        scale = min(low for low, _ in deep), max(high for _, high in deep)
-        what = "images of more than 8 bits are used as 8-bit PNG, all on one scale for"
-        notes.append(f"{len(deep)} {what} {scale[0]:g} to {scale[1]:g}")
-        names = set(photos)
-        photos = dict(to_8_bit_file(*x, scale, converted, names) for x in photos.items())
-    return photos, unreadable
+    if several:
+        notes.append(f"{several} images have several pages: the first is used")
+    return to_common_scale(photos, converted, notes), unreadable
+
+
+def check_readable(
+    files: dict[str, ImageFile], photos: dict[str, Photo], unreadable: dict[str, str]
+) -> None:
+    """Raise InputError, with the first two reasons, if no image of a class folder can be read."""
+    readable = {files[name].class_folder for name in photos}
+    for folder in [file.class_folder for file in files.values()]:
+        if folder in readable:
+            continue
+        paths = [file.path for file in files.values() if file.class_folder == folder]
+        reasons = [f"{path.name}: {unreadable[str(path)]}" for path in paths[:2]]
+        raise InputError(f"{folder}: no readable image in {folder.name}. {'; '.join(reasons)}")
+
+
+def examine_file(file: ImageFile) -> Photo | str:
+    """Return a photo as it was read, or what is wrong with it."""
+    return examine(file.path, file.label)
 
 
 def examine(file: Path, label: str) -> Photo | str:
@@ -124,28 +200,57 @@ def examine(file: Path, label: str) -> Photo | str:
         content, image = load_image(file)
     except OSError as error:
         return str(error)
-    digest, info = hashlib.sha256(content).hexdigest()[:16], image.info
-    grey, colour = (
-        np.asarray(image.convert(mode).resize((32, 32), Image.Resampling.LANCZOS))
-        for mode in ("L", "RGB")
+    origin = read_origin(image.info.get("comment"))
+    size = (32, 32)
+    return Photo(
+        file=file,
+        label=label,
+        digest=digest_of(content),
+        origin=str(origin.get("content", "")),
+        grey=np.asarray(image.convert("L").resize(size, Image.Resampling.LANCZOS)),
+        colour=np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS)),
+        pages="pages" in image.info,
+        scale=image.info.get("scale"),
     )
-    origin = str(read_origin(info.get("comment")).get("content", ""))
-    return Photo(file, label, digest, origin, grey, colour, "pages" in info, info.get("scale"))
 
 
-def to_8_bit_file(
-    name: str, photo: Photo, scale: tuple, folder: Path, names: set[str]
-) -> tuple[str, Photo]:
-    """Return a photo of deeper values under its new name, as a PNG file on a common scale."""
-    if not photo.scale:
-        return name, photo
-    png, new = io.BytesIO(), Path(name).with_suffix(".png").as_posix()
-    if new in names and new != name:
-        new = Path(name).with_name(f"{photo.digest}.png").as_posix()
-    names.add(new)
-    load_image(photo.file, scale)[1].save(png, "PNG")
-    write_whole(folder / new, png.getbuffer())
-    return new, examine(folder / new, photo.label)
+def digest_of(content: bytes) -> str:
+    """Return 64 bits, in hexadecimal, by which the bytes of a file are known again."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def to_common_scale(
+    photos: dict[str, Photo], converted: Path, notes: list[str]
+) -> dict[str, Photo]:
+    """Return the photos, those deeper than 8 bits as PNG files in `converted`, on one scale.
+
+    A dark one thus stays darker than a bright one. The new file has the name of the old one with
+    the suffix .png, or its digest for a name where the data set holds that one, too.
+    """
+    scales = [photo.scale for photo in photos.values() if photo.scale]
+    if not scales:
+        return photos
+    lowest = min(low for low, _ in scales)
+    highest = max(high for _, high in scales)
+    as_png = "images of more than 8 bits are used as 8-bit PNG, all on one scale for"
+    notes.append(f"{len(scales)} {as_png} {lowest:g} to {highest:g}")
+    taken = set(photos)
+    result = {}
+    for name, photo in photos.items():
+        if not photo.scale:
+            result[name] = photo
+            continue
+        path = PurePosixPath(name)
+        new_name = str(path.with_suffix(".png"))
+        if new_name in taken and new_name != name:
+            new_name = str(path.with_name(f"{photo.digest}.png"))
+        taken.add(new_name)
+        png = io.BytesIO()
+        _, image = load_image(photo.file, (lowest, highest))
+        image.save(png, "PNG")
+        write_whole(converted / new_name, png.getbuffer())
+        result[new_name] = examine(converted / new_name, photo.label)
+    return result
 
 
 def find_duplicates(photos: list[Photo]) -> list[tuple[int, int]]:
@@ -155,35 +260,121 @@ def find_duplicates(photos: list[Photo]) -> list[tuple[int, int]]:
     grey thumbnails by less than 8 of 255 on the whole, and their colours by less than 48 in every
     eighth of width and height. A mirror image counts within a class: some tell left from right.
     """
-    grey = np.array([photo.grey for photo in photos])
-    parts = np.array([photo.colour for photo in photos]).reshape(-1, 8, 4, 8, 4, 3).mean((2, 4))
-    labels, pairs = np.array([photo.label for photo in photos]), set()
-    signs = []
-    for turn in (1, -1):
-        hashes = [imagehash.phash(Image.fromarray(image)).hash for image in grey[:, :, ::turn]]
-        signs.append(np.where(np.array(hashes).reshape(-1, 64), 1, -1).astype(np.float32))
-    for i, row in enumerate(signs[0]):
-        for turn, other in zip((1, -1), signs, strict=True):
-            j = np.flatnonzero((64 - other[i + 1 :] @ row) / 2 <= 6) + i + 1
-            alike = np.abs(grey[j][:, :, ::turn].astype(int) - grey[i]).mean((1, 2)) < 8
-            alike &= np.abs(parts[j][:, :, ::turn] - parts[i]).max((1, 2, 3), initial=0) < 48
-            alike &= (turn == 1) | (labels[j] == labels[i])
-            pairs.update((i, int(k)) for k in j[alike])
+    greys = np.array([photo.grey for photo in photos])
+    mosaics = np.array([mosaic(photo) for photo in photos])
+    labels = np.array([photo.label for photo in photos])
+    signs = hash_signs(greys)
+    mirrored_signs = hash_signs(greys[:, :, ::-1])
+    pairs = set()
+    for i in range(len(photos)):
+        alike = closest(signs[i], signs, after=i)
+        alike = alike[look_alike(greys[i], mosaics[i], greys[alike], mosaics[alike])]
+        pairs.update((i, int(j)) for j in alike)
+
+        mirrored = closest(signs[i], mirrored_signs, after=i)
+        mirrored = mirrored[labels[mirrored] == labels[i]]
+        other_greys = greys[mirrored][:, :, ::-1]
+        other_mosaics = mosaics[mirrored][:, :, ::-1]
+        mirrored = mirrored[look_alike(greys[i], mosaics[i], other_greys, other_mosaics)]
+        pairs.update((i, int(j)) for j in mirrored)
     return sorted(pairs)
+
+
+def mosaic(photo: Photo) -> np.ndarray:
+    """Return the mean colour (8, 8, 3) of every eighth of a photo's height and width."""
+    return photo.colour.reshape(8, 4, 8, 4, 3).mean(axis=(1, 3))
+
+
+def hash_signs(greys: np.ndarray) -> np.ndarray:
+    """Return the perceptual hash (N, 64) of thumbnails (N, 32, 32), its bits as 1 and -1.
+
+    The product of two such rows is 64 less twice the number of bits that differ.
+    """
+    signs = np.empty((len(greys), 64), dtype=np.float32)
+    for i, grey in enumerate(greys):
+        bits = imagehash.phash(Image.fromarray(grey)).hash
+        signs[i] = np.where(bits.ravel(), 1, -1)
+    return signs
+
+
+def closest(row: np.ndarray, signs: np.ndarray, after: int) -> np.ndarray:
+    """Return the indices, past `after`, of the hashes that differ from `row` in few bits."""
+    differing_bits = (64 - signs[after + 1 :] @ row) / 2
+    return np.flatnonzero(differing_bits <= MOST_HASH_BITS) + after + 1
+
+
+def look_alike(
+    grey: np.ndarray, mosaic: np.ndarray, other_greys: np.ndarray, other_mosaics: np.ndarray
+) -> np.ndarray:
+    """Tell of other photos' thumbnails (N, 32, 32) and mosaics (N, 8, 8, 3) which show this one."""
+    grey_differences = np.abs(other_greys.astype(int) - grey)
+    same_grey = grey_differences.mean(axis=(1, 2)) < MOST_GREY_DIFFERENCE
+    colour_differences = np.abs(other_mosaics - mosaic)
+    same_colour = colour_differences.max(axis=(1, 2, 3), initial=0) < MOST_COLOUR_DIFFERENCE
+    return same_grey & same_colour
+
+
+def find_test_photos(folder: str | Path, test: str | Path) -> list[tuple[str, str]]:
+    """Return the pairs (file in `folder`, file in `test`) that show the same photo.
+
+    Both hold one folder per class; files are named as "class/file". The same photo is one of the
+    same bytes, a look-alike (`find_duplicates`), or a copy that augment.py made of it.
+
+    Raises:
+        InputError: one of them is not a folder of two or more classes with an image in each.
+    """
+    names, photos = read_folder(folder)
+    test_names, test_photos = read_folder(test)
+    found = set()
+    for i, j in find_duplicates(photos + test_photos):
+        if i < len(photos) <= j:
+            found.add((names[i], test_names[j - len(photos)]))
+    by_digest = {}
+    for name, photo in zip(test_names, test_photos, strict=True):
+        by_digest.setdefault(photo.digest, []).append(name)
+    for name, photo in zip(names, photos, strict=True):
+        for digest in (photo.digest, photo.origin):
+            found.update((name, test_name) for test_name in by_digest.get(digest, []))
+    return sorted(found)
+
+
+def read_folder(folder: str | Path) -> tuple[list[str], list[Photo]]:
+    """Return the names, "class/file", and the photos of a folder, without what cannot be read."""
+    names = []
+    photos = []
+    files = list_files({"": Path(folder)}, ready_made=False)
+    with ThreadPoolExecutor() as threads:
+        results = threads.map(examine_file, files.values())
+        for name, result in zip(files, results, strict=True):
+            if isinstance(result, Photo):
+                names.append(name)
+                photos.append(result)
+    return names, photos
 
 
 def contradict(a: Photo, b: Photo) -> bool:
     """Tell whether two duplicates are so alike that their labels cannot both be right."""
-    difference = np.abs(a.colour.astype(int) - b.colour).mean((0, 1)).max()
-    return a.label != b.label and (a.digest == b.digest or difference < 2)
+    if a.label == b.label:
+        return False
+    if a.digest == b.digest:
+        return True
+    difference = np.abs(a.colour.astype(int) - b.colour).mean(axis=(0, 1))
+    return difference.max() < MOST_RECOMPRESSION
 
 
 def group_photos(photos: list[Photo], pairs: list[tuple[int, int]], notes: list[str]) -> np.ndarray:
     """Return the number (N,) of each photo's group: duplicates, copies and theirs share one."""
-    first, links = {}, [*pairs]
+    links = list(pairs)
+    first_with = {}
     for i, photo in enumerate(photos):
-        links += [(first.setdefault(name, i), i) for name in (photo.digest, photo.origin) if name]
-    if copies := sum(bool(photo.origin) for photo in photos):
+        for digest in (photo.digest, photo.origin):
+            if digest:
+                links.append((first_with.setdefault(digest, i), i))
+    copies = sum(bool(photo.origin) for photo in photos)
+    if copies:
         notes.append(f"{copies} copies made by augment.py: each stays on the side of its photo")
-    graph = coo_array((np.ones(len(links)), np.array(links).T), shape=(len(photos), len(photos)))
-    return connected_components(graph, directed=False)[1]
+    ones = np.ones(len(links))
+    rows_and_columns = np.array(links).T
+    graph = coo_array((ones, rows_and_columns), shape=(len(photos), len(photos)))
+    _, groups = connected_components(graph, directed=False)
+    return groups

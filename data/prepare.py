@@ -9,17 +9,17 @@ what was put there: a rerun copies only what is missing, and other files are nev
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from data.check import Photo, contradict, find_duplicates, group_photos, read_photos
+from data.check import Photo, contradict, digest_of, find_duplicates, group_photos, read_photos
 from data.fetch import fetch_dataset, find_parts, is_default, keep_apart
 from data.files import (
     InputError,
@@ -33,6 +33,11 @@ from data.files import (
 from data.images import find_files, find_images, is_image
 from data.settings import check_setting
 
+PARTS = ("train", "test")
+# remembers what was put into them
+MEMORY = "split.json"
+# lines of a report that name single photos
+MOST_DETAILS = 20
 CURE = "drop_duplicates=false or --keep-duplicates uses every photo where it lies"
 
 
@@ -40,34 +45,59 @@ CURE = "drop_duplicates=false or --keep-duplicates uses every photo where it lie
 class Prepared:
     """What `prepare_dataset` made; printed, it is a report."""
 
-    folders: list[Path]  # of each repeat, with train/ and test/
+    # of each repeat, with train/ and test/ in it
+    folders: list[Path]
+    # names, sorted
     classes: list[str]
-    source: str  # with its version, if from Kaggle
-    drawn: bool  # are these drawings?
-    why: str  # they stand in; else ""
+    # the data set, with its version if it is from Kaggle
+    source: str
+    # are these drawings?
+    drawn: bool
+    # why drawings stand in for photos; "" if they do not
+    stand_in_reason: str
+    # sub-folders that were used, separated by commas; "": the data set as it is
     subset: str
-    unreadable: dict[str, str]  # {path: reason}
+    # {path of an image that was left out: what is wrong with it}
+    unreadable: dict[str, str]
+    # pairs of names, "class/file" or "train/class/file", that show the same photo
     duplicates: list[tuple[str, str]]
-    dropped: list[str]  # training images that a ready-made test/ holds as well
-    conflicts: list[tuple[str, str]]  # the same photo under two labels
+    # training images that are not used, as a ready-made test/ holds them, too
+    dropped: list[str]
+    # those of the duplicates that are the same photo under two labels
+    conflicts: list[tuple[str, str]]
+    # what else a reader should know, a line each
     notes: list[str]
 
     def summary(self) -> dict:
         """Return what metrics.json says of the data set, but for the counts."""
-        names = ("source", "classes", "drawn", "duplicates", "dropped", "conflicts")
-        return {name: getattr(self, name) for name in names} | {"unreadable": [*self.unreadable]}
+        return {
+            "source": self.source,
+            "subset": self.subset,
+            "classes": self.classes,
+            "drawn": self.drawn,
+            "duplicates": self.duplicates,
+            "dropped": self.dropped,
+            "conflicts": self.conflicts,
+            "unreadable": list(self.unreadable),
+        }
 
     def __str__(self) -> str:
-        lines = [f"left out: {path}: {reason}" for path, reason in self.unreadable.items()]
-        lines += [f"the same photo under two labels: {a} = {b}" for a, b in self.conflicts]
-        lines += [f"not in train, as test holds it: {name}" for name in self.dropped]
-        lines += [f"duplicates: {a} = {b}" for a, b in self.duplicates]
-        lines[20:] = [f"… and {len(lines) - 20} lines more"] if len(lines) > 20 else []
-        lines = [f"source: {self.source}" + f" ({self.why})" * bool(self.why), *self.notes, *lines]
+        details = [f"left out: {path}: {reason}" for path, reason in self.unreadable.items()]
+        details += [f"the same photo under two labels: {a} = {b}" for a, b in self.conflicts]
+        details += [f"not in train, as test holds it: {name}" for name in self.dropped]
+        details += [f"duplicates: {a} = {b}" for a, b in self.duplicates]
+        hidden = len(details) - MOST_DETAILS
+        if hidden > 0:
+            details[MOST_DETAILS:] = [f"… and {hidden} lines more"]
+        source = f"source: {self.source}"
+        if self.stand_in_reason:
+            source = f"{source} ({self.stand_in_reason})"
+        lines = [source, *self.notes, *details]
         for part in ("train", "test"):
             counts = count_images(self.folders[0] / part)
-            lines.append(f"{part}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
-        return "\n".join(map(one_line, lines))
+            counted = ", ".join(f"{count} {label}" for label, count in counts.items())
+            lines.append(f"{part}: {counted}")
+        return "\n".join(one_line(line) for line in lines)
 
 
 def prepare_dataset(
@@ -82,8 +112,12 @@ def prepare_dataset(
     """Read a data set once and make the splits of all repeats.
 
     Args:
+        dataset: Kaggle handle, folder, zip, or "drawings"; only read.
+        data_dir: gets train/ and test/, repeat_1/ … with those of further repeats.
         subset: sub-folders to pool, separated by commas; "": the data set as it is; None: "test"
             of the default data set.
+        train_ratio: the share of a pool that is trained on; not used for a ready-made split.
+        seed: of the shuffle of a pool.
         repeats: of a pool, repeat r tests on fold r of a stratified k-fold, k = 1 / (1 -
             train_ratio), past k of a reshuffled one; of a ready-made split all test the same.
         drop_duplicates: a pool's stay on one side; what a ready-made test/ holds and photos under
@@ -92,43 +126,115 @@ def prepare_dataset(
     Raises:
         InputError: the data set cannot be used.
     """
-    numbers = {"train_ratio": train_ratio, "seed": seed, "repeats": repeats}
-    for name, value in ({"dataset": dataset} | numbers).items():
-        check_setting(name, value)
+    check_setting("dataset", dataset)
+    check_setting("train_ratio", train_ratio)
+    check_setting("seed", seed)
+    check_setting("repeats", repeats)
     data_dir = Path(expand(data_dir))
     keep_apart([Path(expand(dataset))], data_dir)
     with claim(data_dir):
-        folder, source, why = fetch_dataset(dataset, data_dir)
-        drawn = bool(why) or source == "drawings"
-        if drawn or subset is None:
-            subset = "test" if is_default(dataset) and not drawn else ""
+        folder, source, stand_in_reason = fetch_dataset(dataset, data_dir)
+        drawn = bool(stand_in_reason) or source == "drawings"
+        if drawn:
+            subset = ""
+        elif subset is None:
+            subset = "test" if is_default(dataset) else ""
         parts, ready_made, notes = find_parts(folder, subset)
-        keep_apart([*parts.values()], data_dir)
-        photos, unreadable = read_photos(parts, ready_made, data_dir / "source" / "8-bit", notes)
-        names, values = list(photos), list(photos.values())
-        pairs = find_duplicates(values)
-        duplicates = [(names[i], names[j]) for i, j in pairs]
-        conflicts = [(names[i], names[j]) for i, j in pairs if contradict(values[i], values[j])]
-        group = group_photos(values, pairs, notes if drop_duplicates else [])
-        groups = dict(zip(names, group, strict=True))
+        keep_apart(list(parts.values()), data_dir)
+
+        photos, unreadable = read_photos(
+            parts=parts,
+            ready_made=ready_made,
+            converted=data_dir / "source" / "8-bit",
+            notes=notes,
+        )
+        relations = relate_photos(photos, drop_duplicates, notes)
         if drop_duplicates:
-            for name in {name for pair in conflicts for name in pair}:
-                del photos[name]
-            if lost := {photo.label for photo in values} - {x.label for x in photos.values()}:
-                raise InputError(f"class {min(lost)} has only photos under two labels ({CURE})")
-        else:
-            groups = {name: i for i, name in enumerate(names)}
-        options = photos, groups, ready_made, train_ratio, seed
-        plans = [plan_split(*options, repeat) for repeat in range(repeats)]
-        folders = [data_dir / f"repeat_{r}" if r else data_dir for r in range(repeats)]
+            photos = without_conflicts(photos, relations.conflicts)
+
+        plans = []
+        for repeat in range(repeats):
+            plan = plan_split(
+                photos=photos,
+                groups=relations.groups,
+                ready_made=ready_made,
+                train_ratio=train_ratio,
+                seed=seed,
+                repeat=repeat,
+            )
+            plans.append(plan)
+        folders = [data_dir]
+        for repeat in range(1, repeats):
+            folders.append(data_dir / f"repeat_{repeat}")
+        # only now that all are known to be possible
         for folder, plan in zip(folders, plans, strict=True):
             split_dataset(photos, plan, folder)
-    if pairs:
-        what = "kept on one side or left out" if drop_duplicates else "used where they lie"
-        notes.append(f"{len(pairs)} pairs of duplicates, {what} ({CURE})")
-    classes, dropped = list(count_images(folders[0] / "test")), set(photos) - {*plans[0].values()}
-    results = subset, unreadable, duplicates, sorted(dropped), conflicts, notes
-    return Prepared(folders, classes, source, drawn, why, *results)
+
+    if relations.duplicates:
+        fate = "kept on one side or left out" if drop_duplicates else "used where they lie"
+        notes.append(f"{len(relations.duplicates)} pairs of duplicates, {fate} ({CURE})")
+    used = set(plans[0].values())
+    return Prepared(
+        folders=folders,
+        classes=list(count_images(folders[0] / "test")),
+        source=source,
+        drawn=drawn,
+        stand_in_reason=stand_in_reason,
+        subset=subset,
+        unreadable=unreadable,
+        duplicates=relations.duplicates,
+        dropped=sorted(set(photos) - used),
+        conflicts=relations.conflicts,
+        notes=notes,
+    )
+
+
+class Relations(NamedTuple):
+    """What the photos of a data set have to do with each other."""
+
+    # pairs of names that show the same photo
+    duplicates: list[tuple[str, str]]
+    # those of them that are the same photo under two labels
+    conflicts: list[tuple[str, str]]
+    # {name: number of its group, which a pool's split does not divide}
+    groups: dict[str, int]
+
+
+def relate_photos(photos: dict[str, Photo], drop_duplicates: bool, notes: list[str]) -> Relations:
+    """Find out which photos show the same; `notes` gets what a reader should know of it.
+
+    Where duplicates are not dropped, every photo is a group of its own.
+    """
+    names = list(photos)
+    values = list(photos.values())
+    pairs = find_duplicates(values)
+    duplicates = [(names[i], names[j]) for i, j in pairs]
+    conflicts = [(names[i], names[j]) for i, j in pairs if contradict(values[i], values[j])]
+    # each photo for itself
+    numbers = range(len(names))
+    if drop_duplicates:
+        numbers = group_photos(values, pairs, notes)
+    groups = dict(zip(names, numbers, strict=True))
+    return Relations(duplicates=duplicates, conflicts=conflicts, groups=groups)
+
+
+def without_conflicts(
+    photos: dict[str, Photo], conflicts: list[tuple[str, str]]
+) -> dict[str, Photo]:
+    """Return the photos that are not the same under two labels.
+
+    Raises:
+        InputError: a class has no others.
+    """
+    left_out = set()
+    for pair in conflicts:
+        left_out.update(pair)
+    kept = {name: photo for name, photo in photos.items() if name not in left_out}
+    classes = {photo.label for photo in photos.values()}
+    lost = classes - {photo.label for photo in kept.values()}
+    if lost:
+        raise InputError(f"class {min(lost)} has only photos under two labels ({CURE})")
+    return kept
 
 
 def choose_test(
@@ -137,20 +243,29 @@ def choose_test(
     """Return the sorted indices of the test images of one repeat of a pool.
 
     With `train_ratio` 0.8 there are 5 folds; once all have had their turn they are reshuffled.
+    A ratio that is no 1 - 1/k takes several of finer folds: 0.7 is three of ten, three times.
+
+    Args:
+        labels: (N,) class of each image, 0 to C - 1.
+        groups: (N,) images of one number stay on one side.
 
     Raises:
         InputError: a class is too small for so fine a split.
     """
-    share = Fraction(1 - train_ratio).limit_denominator(20)
-    shuffle, turn = divmod(repeat, share.denominator // share.numerator)
-    if min(np.bincount(labels)) < share.denominator:
+    test_share = Fraction(1 - train_ratio).limit_denominator(20)
+    num_folds = test_share.denominator
+    folds_of_a_test = test_share.numerator
+    shuffle, turn = divmod(repeat, num_folds // folds_of_a_test)
+    smallest = min(np.bincount(labels))
+    if smallest < num_folds:
         raise InputError(
-            f"train_ratio = {train_ratio}: needs {share.denominator} images or more in each class, "
-            f"the smallest class has {min(np.bincount(labels))}"
+            f"train_ratio = {train_ratio}: needs {num_folds} images or more in each class, "
+            f"the smallest class has {smallest}"
         )
-    folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed + shuffle)
-    tests = [test for _, test in folds.split(labels, labels, groups)]
-    return np.sort(np.concatenate(tests[turn * share.numerator : (turn + 1) * share.numerator]))
+    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed + shuffle)
+    folds = [fold for _, fold in splitter.split(labels, labels, groups)]
+    first = turn * folds_of_a_test
+    return np.sort(np.concatenate(folds[first : first + folds_of_a_test]))
 
 
 def plan_split(
@@ -166,21 +281,27 @@ def plan_split(
     Raises:
         InputError: a class would be on one side only.
     """
-    names, group = list(photos), np.array([groups[name] for name in photos])
-    kinds, labels = np.unique([photo.label for photo in photos.values()], return_inverse=True)
+    names = list(photos)
+    group = np.array([groups[name] for name in names])
+    classes, labels = np.unique([photo.label for photo in photos.values()], return_inverse=True)
     if ready_made:
-        test = np.flatnonzero([name.startswith("test/") for name in names])
+        in_test = np.array([name.startswith("test/") for name in names])
     else:
-        test = choose_test(labels, group, train_ratio, seed, repeat)
-    train = np.setdiff1d(np.arange(len(names)), test)
-    train = train[~np.isin(group[train], group[test])]
-    for label, kind in enumerate(kinds):
-        if label not in labels[test] or label not in labels[train]:
-            what = "is on one side of the split only, as its photos count as duplicates"
-            raise InputError(f"class {kind} {what} ({CURE})")
-    sides = np.where(np.isin(np.arange(len(names)), test), "test/", "train/")
-    prefixes = np.full(len(names), "") if ready_made else sides
-    return {f"{prefixes[i]}{names[i]}": names[i] for i in sorted([*train, *test])}
+        in_test = np.zeros(len(names), dtype=bool)
+        in_test[choose_test(labels, group, train_ratio, seed, repeat)] = True
+    # of a ready-made split: what test/ holds as well
+    relative_in_test = np.isin(group, group[in_test])
+    in_train = ~in_test & ~relative_in_test
+    for label, name in enumerate(classes):
+        if label not in labels[in_test] or label not in labels[in_train]:
+            one_sided = "is on one side of the split only, as its photos count as duplicates"
+            raise InputError(f"class {name} {one_sided} ({CURE})")
+    plan = {}
+    for i, name in enumerate(names):
+        if in_test[i] or in_train[i]:
+            side = "test" if in_test[i] else "train"
+            plan[name if ready_made else f"{side}/{name}"] = name
+    return plan
 
 
 def split_dataset(photos: dict[str, Photo], plan: dict[str, str], folder: Path) -> None:
@@ -192,43 +313,74 @@ def split_dataset(photos: dict[str, Photo], plan: dict[str, str], folder: Path) 
     Raises:
         InputError: train/ or test/ hold images that were not put there by this function.
     """
-    memory, held = folder / "split.json", {}
-    try:
-        known = dict(json.loads(memory.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # none, or damaged
-        known = {}
     wanted = {target: photos[name].digest for target, name in plan.items()}
-    sides = [folder / part for part in ("train", "test") if (folder / part).is_dir()]
-    for path in [path for side in sides for path in find_files(side)]:
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and (name in wanted or is_image(path)):
-            held[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-            if held[name] != known.get(name):
-                cure = "move it away or choose another data_dir"
-                raise InputError(
-                    f"{path}: not put there by this notebook, or changed since; {cure}"
-                )
-    for name in held:
-        if held[name] != wanted.get(name):
-            (folder / name).unlink()
-    for part in (folder / "train", folder / "test"):
-        remove_unfinished(part)
-        for path in sorted(part.rglob("*"), reverse=True):
-            if path.is_dir() and not any(path.iterdir()):  # an earlier data set's class
-                path.rmdir()
-    write_whole(memory, json.dumps(wanted, indent=0))  # before the files it speaks for
+    held = check_held(folder, wanted)
+    for target, digest in held.items():
+        if wanted.get(target) != digest:
+            (folder / target).unlink()
+    for part in PARTS:
+        remove_unfinished(folder / part)
+        remove_empty_folders(folder / part)
+    # before the files it speaks for
+    write_whole(folder / MEMORY, json.dumps(wanted, indent=0))
     for target, name in plan.items():
         if held.get(target) != wanted[target]:
             copy_photo(photos[name], folder / target)
 
 
+def check_held(folder: Path, wanted: dict[str, str]) -> dict[str, str]:
+    """Return {"train/class/file": digest} of the photos that an earlier split put into a folder.
+
+    Raises:
+        InputError: there are images, or files of a wanted name, that were not put there by it.
+    """
+    known = read_memory(folder)
+    held = {}
+    for part in PARTS:
+        if not (folder / part).is_dir():
+            continue
+        for path in find_files(folder / part):
+            target = path.relative_to(folder).as_posix()
+            if not path.is_file():
+                continue
+            if target not in wanted and not is_image(path):
+                continue
+            held[target] = digest_of(path.read_bytes())
+            if held[target] != known.get(target):
+                raise InputError(
+                    f"{path}: not put there by this notebook, or changed since; "
+                    "move it away or choose another data_dir"
+                )
+    return held
+
+
+def read_memory(folder: Path) -> dict[str, str]:
+    """Return {"train/class/file": digest} of what was put into a folder; {}: none, or damaged."""
+    try:
+        return dict(json.loads((folder / MEMORY).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def remove_empty_folders(folder: Path) -> None:
+    """Remove the folders in a folder that hold nothing, like those of an earlier data set."""
+    # those inside come after those around them in order
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
 def copy_photo(photo: Photo, target: Path) -> None:
-    """Copy a photo that was read; raise InputError if it changed since."""
+    """Copy a photo that was read.
+
+    Raises:
+        InputError: it changed since, or it cannot be written.
+    """
     try:
         content = photo.file.read_bytes()
     except OSError as error:
         raise InputError(f"{photo.file}: {error.strerror}; it could be read just before") from error
-    if hashlib.sha256(content).hexdigest()[:16] != photo.digest:
+    if digest_of(content) != photo.digest:
         raise InputError(f"{photo.file}: changed while it was being used; run this again")
     write_whole(target, content)
 

@@ -139,13 +139,14 @@ def test_drawings_stand_in_for_the_default_only_and_are_said_to(kaggle, small_po
     for wish in (None, "test"):
         prepared = prepare(DEFAULT_DATASET, data, subset=wish)
         assert (prepared.source, prepared.drawn) == (f"drawings instead of {DEFAULT_DATASET}", True)
-        assert str(prepared).splitlines()[0].endswith(f"({prepared.why or 'no reason'})")
+        reason = prepared.stand_in_reason or "no reason"
+        assert str(prepared).splitlines()[0].endswith(f"({reason})")
     kaggle("well")
     for handle in ("12/photos", DEFAULT_DATASET):  # nothing broken was left in the way
         folder, *rest = fetch_dataset(handle, data)
         assert (rest, tree(folder / "test")) == ([f"{handle}/versions/3", ""], tree(small_pool))
     drawn = prepare("drawings", data, subset="test")
-    assert (drawn.source, drawn.drawn, drawn.why) == ("drawings", True, "")
+    assert (drawn.source, drawn.drawn, drawn.stand_in_reason) == ("drawings", True, "")
 
 
 NAME_THEM = "look like parts of a split; name two of them train and test, or set subset"
