@@ -1,0 +1,364 @@
+"""Every figure of the notebook, one function each: arrays and tables in, a figure out."""
+
+import io
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+
+from data.files import one_line, write_whole
+from data.images import find_images, load_image
+from data.notebook.statistics import pair_tests
+
+# a font need not have every emoji of a class's name
+warnings.filterwarnings("ignore", message="Glyph .* missing")
+
+plt.rcParams.update(
+    {
+        "figure.constrained_layout.use": True,
+        "figure.constrained_layout.h_pad": 0.1,
+        # class names may hold a $
+        "text.parse_math": False,
+        # whatever the reader's own matplotlibrc says
+        "text.usetex": False,
+    }
+)
+# of Okabe and Ito: told apart by colour-blind readers
+COLOURS = {
+    "original": "#0072B2",
+    "augmented": "#D55E00",
+    "original_matched": "#009E73",
+    "mixed": "#CC79A7",
+}
+FURTHER_COLOURS = ["#56B4E9", "#E69F00", "#000000", "#F0E442"]
+# more classes than these are not written out
+MOST_BARS = 12
+MOST_CELLS = 20
+
+
+def colour_of(arm: str) -> str:
+    """Return the colour of an arm, the same in all figures."""
+    if arm not in COLOURS:
+        further = len(COLOURS) % len(FURTHER_COLOURS)
+        COLOURS[arm] = FURTHER_COLOURS[further]
+    return COLOURS[arm]
+
+
+def save_figure(figure: Figure, path: Path, kind: str = "png") -> None:
+    """Keep a figure as a PNG file and, in a notebook, show it as `kind`, png or jpeg."""
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150)
+    write_whole(path, picture.getbuffer())
+    ipython = sys.modules.get("IPython")
+    if ipython is not None and ipython.get_ipython() is not None:
+        shown = io.BytesIO()
+        figure.savefig(shown, format=kind, dpi=90)
+        ipython.display.display(ipython.display.Image(shown.getvalue()))
+    plt.close(figure)
+
+
+def make_axes(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 3.2)
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes (rows, columns)."""
+    return plt.subplots(rows, columns, figsize=size, squeeze=False)
+
+
+def mark_drawings(figure: Figure) -> None:
+    """Say in a figure's title that it shows drawings."""
+    figure.suptitle(f"{figure.get_suptitle()}  (drawings, not photos)", fontsize=11)
+
+
+def show_text(text: str) -> None:
+    """Show Markdown in a notebook, or print it where there is none."""
+    ipython = sys.modules.get("IPython")
+    if ipython is None or ipython.get_ipython() is None:
+        print(text)
+    else:
+        ipython.display.display(ipython.display.Markdown(text))
+
+
+def tabulate_comparisons(comparisons: Sequence[dict]) -> pd.DataFrame:
+    """Return the comparisons as a table for readers.
+
+    Args:
+        comparisons: of `statistics.compare`.
+    """
+    table = pd.DataFrame(comparisons).round(3)
+    for row, comparison in enumerate(comparisons):
+        if comparison["p_value"] is None:
+            table["p_value"] = table["p_value"].astype(object)
+            table.loc[row, "p_value"] = "not tested"
+    return table
+
+
+def plot_photos(folder: Path, most_classes: int = 6, most_photos: int = 8) -> Figure:
+    """Show the first photos of each class in a folder, squeezed to squares."""
+    by_class = dict(list(find_images(folder).items())[:most_classes])
+    fewest = min(len(files) for files in by_class.values())
+    rows = []
+    for files in by_class.values():
+        shown = files[: min(most_photos, fewest)]
+        squares = [np.asarray(load_image(file)[1].resize((96, 96))) for file in shown]
+        rows.append(np.hstack(squares))
+    figure, axes = make_axes(size=(10, 1.3 * len(rows)))
+    axis = axes[0, 0]
+    axis.imshow(np.vstack(rows))
+    middles = 96 * np.arange(len(rows)) + 48
+    axis.set_yticks(middles, [one_line(name) for name in by_class])
+    axis.set_xticks([])
+    figure.suptitle("Photos to train on, as the network sees them: squares", fontsize=11)
+    return figure
+
+
+def plot_class_counts(counts: dict[str, dict[str, int]]) -> Figure:
+    """Show how many images of each class there are in each folder.
+
+    Args:
+        counts: {folder: {class: images}}.
+    """
+    figure, axes = make_axes(size=(8, 3))
+    axis = axes[0, 0]
+    table = pd.DataFrame(counts).T
+    few = len(table.columns) <= MOST_BARS
+    table.plot.bar(ax=axis, rot=0, legend=few, colormap="cividis", ylabel="images")
+    if few:
+        for bars in axis.containers:
+            axis.bar_label(bars)
+    axis.margins(y=0.15)
+    figure.suptitle("Images of each class in each folder", fontsize=11)
+    return figure
+
+
+def plot_grid(rows: dict[str, dict], title: str, height: float = 1.7) -> Figure:
+    """Show images in rows.
+
+    Args:
+        rows: {label: {"images": (H, W, 3) arrays, PIL images, or a tensor (N, 3, H, W); "captions"
+            above them; "heats", (H, W) from 0 to 1, to be painted over them, may be left out}}.
+        height: of a row, in inches.
+    """
+    columns = max(len(row["images"]) for row in rows.values())
+    figure, axes = make_axes(len(rows), columns, size=(10, height * len(rows)))
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    for line, (label, row) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(one_line(label)[:24])
+        images = row["images"]
+        if isinstance(images, torch.Tensor):
+            images = images.permute(0, 2, 3, 1).numpy()
+        for axis, image, caption in zip(line, images, row["captions"], strict=False):
+            axis.imshow(image, cmap="gray")
+            axis.set_title(caption, fontsize=8)
+        for axis, heat in zip(line, row.get("heats", []), strict=False):
+            # the root keeps weak heat visible
+            visible = heat**0.5
+            axis.imshow(visible, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * visible)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def plot_copies(folder: Path, photos: int = 3, most_copies: int = 4) -> Figure:
+    """Show some photos of folder/train, and beside each its copies in folder/train_aug."""
+    manifest = pd.read_csv(folder / "train_aug" / "manifest.csv", keep_default_na=False)
+    by_photo = list(manifest.groupby("source"))
+    stride = max(1, (len(by_photo) - 1) // (photos - 1))
+    rows = {}
+    for source, copies in by_photo[::stride][:photos]:
+        files = [folder / "train" / source]
+        captions = ["photo"]
+        for copy, operations in zip(copies["copy"], copies["operations"], strict=True):
+            files.append(folder / "train_aug" / copy)
+            names = [operation["name"] for operation in json.loads(operations)]
+            captions.append(", ".join(names))
+        shown = files[: 1 + most_copies]
+        rows[source] = {
+            "images": [load_image(file)[1] for file in shown],
+            "captions": captions[: 1 + most_copies],
+        }
+    return plot_grid(rows, title=f"{len(rows)} photos and their altered copies", height=2.2)
+
+
+def plot_losses(runs: Sequence[dict], num_classes: int) -> Figure:
+    """Show the mean training loss of each epoch, a curve for each run.
+
+    Args:
+        runs: with "arm", "steps" and "losses" (epochs,).
+    """
+    figure, axes = make_axes()
+    axis = axes[0, 0]
+    labelled = set()
+    for run in runs:
+        arm = run["arm"]
+        ends = np.linspace(0, run["steps"], len(run["losses"]) + 1)[1:]
+        label = f"{arm}, {run['steps']} steps"
+        if label in labelled:
+            label = None
+        labelled.add(label)
+        axis.plot(ends, run["losses"], ".-", color=colour_of(arm), label=label)
+    guessing = np.log(num_classes)
+    axis.axhline(guessing, color="grey", linestyle=":", label="guessing")
+    axis.set(xlabel="optimiser steps", ylabel="training loss (cross-entropy)")
+    axis.legend()
+    figure.suptitle("Mean training loss of each epoch", fontsize=11)
+    return figure
+
+
+def plot_confusion(predictions: pd.DataFrame, classes: list[str]) -> Figure:
+    """Show a confusion matrix of each arm, all repeats together.
+
+    Args:
+        predictions: rows of predictions.csv.
+    """
+    by_arm = dict(list(predictions.groupby("arm", sort=False)))
+    figure, axes = make_axes(columns=len(by_arm), size=(10, 11 / (1 + len(by_arm))))
+    names = [one_line(name)[:16] for name in classes]
+    for axis, (arm, tests) in zip(axes[0], by_arm.items(), strict=True):
+        matrix = confusion_matrix(tests["label"], tests["prediction"], labels=classes)
+        display = ConfusionMatrixDisplay(matrix, display_labels=names)
+        display.plot(
+            ax=axis,
+            cmap="Blues",
+            include_values=len(classes) <= MOST_CELLS,
+            colorbar=False,
+        )
+        axis.set_title(arm)
+        if len(classes) > 4:
+            axis.tick_params("x", rotation=90)
+    figure.suptitle("What the networks said", fontsize=11)
+    return figure
+
+
+def plot_gains(
+    predictions: pd.DataFrame, comparisons: Sequence[dict], largest_class: float
+) -> Figure:
+    """Show the accuracy of every repeat, and what each repeat gained.
+
+    Args:
+        predictions: rows of predictions.csv.
+        comparisons: of `statistics.compare`.
+        largest_class: its share of the test photos.
+    """
+    figure, axes = make_axes(columns=2, size=(10, 3.4))
+    left, right = axes[0]
+    correct = predictions["label"] == predictions["prediction"]
+    tests = predictions.assign(right=correct)
+    accuracy = tests.pivot_table(index="arm", columns="seed", values="right", sort=False)
+    accuracy.plot(
+        ax=left,
+        color="grey",
+        marker="o",
+        legend=False,
+        ylim=(0, 1.02),
+        ylabel="accuracy",
+    )
+    left.axhline(largest_class, color="grey", linestyle=":")
+    left.set(xlabel="", title="dotted: always naming the largest class")
+    left.set_xticks(range(len(accuracy)), accuracy.index)
+
+    for place, comparison in enumerate(comparisons):
+        colour = colour_of(comparison["b"])
+        gains = pair_tests(predictions, comparison["a"], comparison["b"])
+        of_repeats = gains.groupby("seed")["gain"].mean()
+        right.plot(100 * of_repeats, [place] * len(of_repeats), "o", color=colour, alpha=0.5)
+        right.plot(100 * comparison["difference"], place + 0.2, "D", color=colour)
+        if comparison["low"] is not None:
+            ends = [100 * comparison["low"], 100 * comparison["high"]]
+            style = "-" if comparison["runs"] > 2 else ":"
+            right.plot(ends, [place + 0.2, place + 0.2], style, color=colour)
+    right.axvline(0, color="grey", linestyle=":")
+    names = [f"{comparison['a']} →\n{comparison['b']}" for comparison in comparisons]
+    right.set_yticks(range(len(comparisons)), names)
+    right.set(
+        xlabel="gain in accuracy, percentage points",
+        ylim=(-0.6, len(comparisons) - 0.4),
+    )
+    figure.suptitle("Accuracy of every repeat, and what was gained", fontsize=11)
+    return figure
+
+
+def plot_faithfulness(
+    hottest: dict[str, np.ndarray], coldest: dict[str, np.ndarray], shares: np.ndarray
+) -> Figure:
+    """Show how probable the true class is where only a part of each photo is left.
+
+    Args:
+        hottest: (shares, photos) of each network, by name: the hottest share is left.
+        coldest: likewise, the coldest.
+        shares: (shares,) of the pixels that are left, from 0 to 1.
+    """
+    figure, axes = make_axes(size=(8, 3.4))
+    axis = axes[0, 0]
+    for name in hottest:
+        colour = colour_of(name)
+        axis.plot(
+            100 * shares,
+            hottest[name].mean(axis=1),
+            "o-",
+            color=colour,
+            label=f"{name}, hottest",
+        )
+        axis.plot(
+            100 * shares,
+            coldest[name].mean(axis=1),
+            "s--",
+            color=colour,
+            label=f"{name}, coldest",
+        )
+    axis.set(xlabel="% of the pixels left", ylabel="probability of the true class", ylim=(0, 1))
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    figure.suptitle("Do the hot places matter?", fontsize=11)
+    return figure
+
+
+def plot_heatmaps(
+    images: torch.Tensor,
+    paths: Sequence[str],
+    heats: dict[str, np.ndarray],
+    captions: dict[str, Sequence[str]],
+) -> Figure:
+    """Show photos, and what raised each network's score, painted over them.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        paths: (N,) of the photos.
+        heats: {network: (N, H, W)}, 0 or more. Networks with captions share a scale on each photo;
+            others have their own.
+        captions: {network: (N,) texts}.
+    """
+    photos = images.permute(0, 2, 3, 1).numpy()
+    grey = photos.mean(axis=3)
+    compared = [heats[name] for name in captions]
+    common = np.max(compared, axis=(0, 2, 3))
+    rows = {"photo": {"images": photos, "captions": [path[-22:] for path in paths]}}
+    for name, maps in heats.items():
+        greatest = common if name in captions else maps.max(axis=(1, 2))
+        rows[name] = {
+            "images": grey,
+            "captions": captions.get(name, [""] * len(paths)),
+            "heats": maps / greatest.clip(1e-12)[:, None, None],
+        }
+    return plot_grid(rows, "Where each network found the evidence for its answer")
+
+
+def plot_answer(pixels: np.ndarray, heat: np.ndarray, answer: str) -> Figure:
+    """Show one photo, and beside it what raised the score of the answer.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        heat: (H, W), 0 or more.
+    """
+    row = {
+        "images": [pixels, pixels.mean(axis=2)],
+        "captions": ["", answer],
+        "heats": [np.zeros_like(heat), heat / max(heat.max(), 1e-12)],
+    }
+    return plot_grid({"": row}, "What the network says of this photo", height=4)

@@ -1,0 +1,138 @@
+"""Which photos to explain, what a heat map is worth, and which layer it is made at."""
+
+import numpy as np
+import torch
+
+from data.files import InputError, one_line
+from data.notebook.loader import MEAN
+from data.notebook.statistics import Estimate
+
+# of width and height, on each side
+EDGE = 1 / 8
+
+
+def find_layer(model: torch.nn.Module, name: str) -> torch.nn.Module:
+    """Return a network's layer by its name, such as "layer4" or "features.12".
+
+    Raises:
+        InputError: there is none; the message lists the outermost ones.
+    """
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        kind = type(model).__name__
+        layers = ", ".join(layer for layer, _ in model.named_children())
+        raise InputError(f"GRAD_CAM_LAYER = {name!r}: {kind} has the layers {layers}") from None
+
+
+def choose_photos(
+    labels: np.ndarray, probabilities: dict[str, np.ndarray], of_each: int = 2
+) -> list[int]:
+    """Return the indices of photos to explain: all networks right, all wrong, and disputed ones.
+
+    Of each kind so many, those first of which the networks are surest.
+
+    Args:
+        labels: (N,) of the photos.
+        probabilities: (N, classes) of each network, by name.
+    """
+    predicted = np.array([chances.argmax(axis=1) for chances in probabilities.values()])
+    confidence = np.mean([chances.max(axis=1) for chances in probabilities.values()], axis=0)
+    right = predicted == labels
+    kinds = [
+        right.all(axis=0),
+        ~right.any(axis=0),
+        (predicted != predicted[0]).any(axis=0),
+    ]
+    surest_first = np.argsort(-confidence, kind="stable")
+    chosen = []
+    for kind in kinds:
+        fresh = [index for index in surest_first if kind[index] and index not in chosen]
+        chosen.extend(fresh[:of_each])
+    return chosen
+
+
+def choose_mistakes(labels: np.ndarray, probabilities: np.ndarray, count: int = 6) -> list[int]:
+    """Return the indices of the mistakes that a network is surest of, the surest first.
+
+    Args:
+        labels: (N,) of the photos.
+        probabilities: (N, classes) of the network.
+    """
+    predicted = probabilities.argmax(axis=1)
+    surest_first = np.argsort(-probabilities.max(axis=1))
+    mistakes = [index for index in surest_first if predicted[index] != labels[index]]
+    return mistakes[:count]
+
+
+def describe_answer(chances: np.ndarray, label: int, names: list[str]) -> str:
+    """Return what a network says of a photo, how surely, and whether it is right: cats 83% ✓.
+
+    Args:
+        chances: (classes,) of the photo.
+    """
+    answer = chances.argmax()
+    mark = "✓" if answer == label else "✗"
+    name = one_line(names[answer])[:14]
+    return f"{name} {chances.max():.0%} {mark}"
+
+
+def choose_spread(count: int, most: int = 150) -> np.ndarray:
+    """Return at most so many indices of 0 … count - 1, evenly spread."""
+    spread = np.linspace(0, count - 1, most)
+    return np.unique(spread.round().astype(int))
+
+
+def keep_hottest(images: torch.Tensor, heats: np.ndarray, share: float) -> torch.Tensor:
+    """Return images reduced to the hottest share of their pixels; the network sees zero elsewhere.
+
+    Ties are broken at random, always alike.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        heats: (N, H, W), 0 or more.
+        share: of the pixels that is kept, from 0 to 1.
+    """
+    hottest = heats.max(axis=(1, 2), keepdims=True).clip(1e-12)
+    return _keep_highest(images, heats / hottest, share)
+
+
+def keep_coldest(images: torch.Tensor, heats: np.ndarray, share: float) -> torch.Tensor:
+    """Return images reduced to the coldest share of their pixels, as `keep_hottest`."""
+    hottest = heats.max(axis=(1, 2), keepdims=True).clip(1e-12)
+    return _keep_highest(images, -heats / hottest, share)
+
+
+def _keep_highest(images: torch.Tensor, ranks: np.ndarray, share: float) -> torch.Tensor:
+    tie_breaks = np.random.default_rng(0).random(ranks.shape)
+    ranks = ranks + 1e-6 * tie_breaks
+    least = np.quantile(ranks, 1 - share, axis=(1, 2), keepdims=True)
+    kept = torch.from_numpy(ranks >= least)
+    # ImageNet's mean, which normalising turns into zero
+    erased = (255 * torch.tensor(MEAN)).round().to(torch.uint8)
+    return torch.where(kept[:, None], images, erased[:, None, None])
+
+
+def describe_gap(name: str, gap: Estimate) -> str:
+    """Return what it changed to keep the hottest part of the photos, not the coldest."""
+    compared = f"{name}: with the hottest part of a photo kept, not the coldest, the true class is"
+    interval = f"[{gap.low:.2f}, {gap.high:.2f}]" if gap.low is not None else ""
+    change = f"{compared} {gap.mean:+.2f} more probable {interval}"
+    if gap.low is None or gap.low <= 0:
+        return f"{change}: not shown to matter."
+    return f"{change}."
+
+
+def describe_edge(name: str, heats: np.ndarray) -> str:
+    """Return how much of the heat lies in the outer eighths of the images.
+
+    Args:
+        heats: (N, H, W), 0 or more.
+    """
+    height, width = heats.shape[1:]
+    outside = np.ones((height, width), dtype=bool)
+    rows = int(height * EDGE)
+    columns = int(width * EDGE)
+    outside[rows : height - rows, columns : width - columns] = False
+    heat = heats[:, outside].sum() / max(heats.sum(), 1e-12)
+    return f"{name}: {heat:.0%} of the heat lies in the outer {outside.mean():.0%} of the photos."

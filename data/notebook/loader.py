@@ -1,0 +1,155 @@
+"""From a folder with one folder per class to batches for a network."""
+
+import math
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL.Image import Resampling
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from data.images import is_image, load_image
+from data.prepare import count_images
+
+# of ImageNet's images, per channel
+MEAN = [0.485, 0.456, 0.406]
+STD = [0.229, 0.224, 0.225]
+
+
+class PhotoFolder(ImageFolder):
+    """An ImageFolder for which hidden and empty folders are no classes."""
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        names = list(count_images(directory))
+        labels = {name: label for label, name in enumerate(names)}
+        return names, labels
+
+
+class EpochBatches:
+    """The batches of an epoch: one index of every row of `choices`, rows in random order.
+
+    Both follow from (seed, epoch) alone, so that a run that goes on replays nothing. With seed None
+    the rows keep their order. A last batch of one, too little for batch normalisation, joins the
+    one before.
+
+    Args:
+        choices: (photos, alternatives) indices: a photo, and what may be shown in its place.
+    """
+
+    def __init__(self, choices: np.ndarray, batch_size: int, seed: int | None):
+        self.choices = choices
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self):
+        return count_batches(len(self.choices), self.batch_size)
+
+    def __iter__(self):
+        count, alternatives = self.choices.shape
+        generator = np.random.default_rng(np.random.SeedSequence([self.seed or 0, self.epoch]))
+        if self.seed is None:
+            rows = np.arange(count)
+        else:
+            rows = generator.permutation(count)
+        shown = self.choices[rows, generator.integers(alternatives, size=count)]
+        starts = range(self.batch_size, count - 1, self.batch_size)
+        return iter(np.split(shown, starts))
+
+
+def count_batches(count: int, batch_size: int) -> int:
+    """Return the number of batches of an epoch of so many images."""
+    return max(1, math.ceil((count - 1) / batch_size))
+
+
+def decode_image(path: str | Path, size: int) -> np.ndarray:
+    """Return an image as (size, size, 3) uint8, squeezed to a square."""
+    _, image = load_image(path)
+    return np.asarray(image.resize((size, size), Resampling.BILINEAR))
+
+
+def load_dataset(
+    folder: str | Path,
+    image_size: int = 224,
+    batch_size: int = 32,
+    seed: int | None = None,
+    copies: str | Path | None = None,
+) -> DataLoader:
+    """Return a DataLoader of (images (B, 3, H, W) uint8, labels (B,) int64) of a folder.
+
+    It has three attributes beside: `paths` of the photos below the folder, `labels` (N,) int64, and
+    the classes' `names`. The last batch may be smaller, or larger by one.
+
+    Args:
+        seed: of the epochs' order; None: that of the files.
+        copies: folder of altered copies: an epoch then shows each photo or one of its copies.
+    """
+    photos = PhotoFolder(folder, is_valid_file=is_image)
+    files = [Path(path) for path, _ in photos.samples]
+    paths = [file.relative_to(folder).as_posix() for file in files]
+    labels = list(photos.targets)
+    choices = np.arange(len(files)).reshape(-1, 1)
+
+    if copies is not None:
+        manifest = pd.read_csv(Path(copies, "manifest.csv"), keep_default_na=False)
+        copies_of = manifest.groupby("source")["copy"].agg(list)
+        for path, label in zip(paths, photos.targets, strict=True):
+            for name in copies_of[path]:
+                files.append(Path(copies, name))
+                labels.append(label)
+        altered = np.arange(len(paths), len(files)).reshape(len(paths), -1)
+        choices = np.hstack([choices, altered])
+
+    pixels = decode_files(files, image_size, workspace=Path(folder).parent)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    dataset = TensorDataset(images, torch.tensor(labels))
+    # what the sampler yields is a whole batch, so that the loader has none to collate
+    loader = DataLoader(
+        dataset,
+        sampler=EpochBatches(choices, batch_size, seed),
+        batch_size=None,
+    )
+    loader.paths = paths
+    loader.labels = np.array(photos.targets)
+    loader.names = list(photos.class_to_idx)
+    return loader
+
+
+def decode_files(files: list[Path], image_size: int, workspace: Path) -> np.ndarray:
+    """Decode images once for all epochs; return (N, H, W, 3) uint8.
+
+    They lie in a file that is mapped into memory: the system keeps in memory what there is room
+    for. The file has no name, and goes with the array.
+    """
+    shape = (len(files), image_size, image_size, 3)
+    with tempfile.TemporaryFile(dir=workspace) as file:
+        pixels = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
+    # Pillow decodes outside Python's lock
+    with ThreadPoolExecutor() as threads:
+        decoded = threads.map(lambda file: decode_image(file, image_size), files)
+        for index, image in enumerate(decoded):
+            pixels[index] = image
+    return pixels
+
+
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    """Return images (B, 3, H, W) uint8 as float32, normalised by ImageNet's mean and deviation.
+
+    That is a convention; no weights of ImageNet are used. The result lies channels last in memory.
+    """
+    scaled = v2.functional.to_dtype(images, torch.float32, scale=True)
+    normalized = v2.functional.normalize(scaled, MEAN, STD)
+    return normalized.contiguous(memory_format=torch.channels_last)
+
+
+def in_batches(images: torch.Tensor, batch_size: int = 32) -> list[tuple[torch.Tensor, None]]:
+    """Return images (N, 3, H, W) as batches without labels, as a loader would give them."""
+    return [(batch, None) for batch in images.split(batch_size)]

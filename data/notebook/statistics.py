@@ -1,0 +1,305 @@
+"""One estimate behind every interval, the scores of arms, their comparison, and the verdict."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student_t
+
+from data.files import one_line
+
+# fewer runs say too little of the next one
+FEWEST_RUNS = 3
+# a verdict looks for a gain of ten points, in four of five experiments
+GAIN_TO_FIND = 0.1
+POWER = 0.8
+
+
+class Estimate(NamedTuple):
+    """A mean with its 95 % interval, the p-value of its being 0, and its standard error.
+
+    Of a single test all but the mean are None.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    error: float | None
+
+
+def estimate(values: Sequence, runs: Sequence, photos: Sequence) -> Estimate:
+    """Estimate a mean over tests of photos by runs.
+
+    The variance is that of the runs' totals, no less than the photos explain, plus what runs share
+    by having tested the same photos. Where all runs test the same photos this is the two-way
+    analysis of variance of Dorfman, Berbaum & Metz (1992), up to a factor (n - 1) / n of one term;
+    the degrees of freedom are those of Hillis (2007). Where each run tests other photos and the
+    runs scatter more than their photos explain, it is the paired t-test of the runs' means.
+
+    Args:
+        values: (n,) of each test, such as 1 for right and 0 for wrong.
+        runs: (n,) names of the runs that tested.
+        photos: (n,) names of the photos that were tested.
+    """
+    values = np.asarray(values, dtype=float)
+    count = len(values)
+    mean = values.mean()
+    if count < 2:
+        return Estimate(mean, low=None, high=None, p_value=None, error=None)
+
+    _, run = np.unique(runs, return_inverse=True)
+    _, photo = np.unique(photos, return_inverse=True)
+    num_runs = run.max() + 1
+    num_photos = photo.max() + 1
+    run_means = np.bincount(run, values) / np.bincount(run)
+    within = values - run_means[run]
+
+    # J / (J - 1), for J runs; of a single run it weighs nothing
+    spare = num_runs - 1
+    scale = num_runs / max(spare, 1) / count**2
+    run_totals = np.bincount(run, values - mean)
+    of_runs = max(scale * (run_totals**2).sum(), 1e-12)
+    # + 2: no certainty where nothing ever differed
+    of_photos = ((within**2).sum() + 2) / count**2
+    photo_totals = np.bincount(photo, within)
+    shared = max(scale * ((photo_totals**2).sum() - (within**2).sum()), 0)
+
+    variance = max(of_runs, of_photos) + shared
+    freedom = max(num_photos - 1, 1)
+    if spare > 0:
+        freedom = min(freedom, spare * (variance / of_runs) ** 2)
+    error = variance**0.5
+    low, high = student_t.interval(0.95, freedom, mean, error)
+    p_value = 2 * student_t.sf(abs(mean) / error, freedom)
+    return Estimate(mean, low, high, p_value, error)
+
+
+def clip(value: float | None, least: float = 0.0) -> float | None:
+    """Return a number as a share from `least` to 1; None for None."""
+    if value is None:
+        return None
+    return float(np.clip(value, least, 1))
+
+
+def make_interval(mean: float, low: float | None = None, high: float | None = None) -> dict:
+    """Return what metrics.json says of a score."""
+    return {"mean": mean, "low": low, "high": high}
+
+
+def estimate_share(tests: pd.DataFrame, repeats: int) -> dict:
+    """Return {"mean", "low", "high"} of the share of right answers among some tests.
+
+    Args:
+        tests: rows of predictions.csv of one arm.
+        repeats: of the arm; from several, two runs with such tests are too few for an interval.
+    """
+    if tests.empty:
+        # such as those of a class that was never predicted
+        return make_interval(0.0)
+    right = tests["label"] == tests["prediction"]
+    found = estimate(right, tests["seed"], tests["path"])
+    if repeats > 1 and tests["seed"].nunique() < FEWEST_RUNS:
+        return make_interval(clip(found.mean))
+    return make_interval(clip(found.mean), low=clip(found.low), high=clip(found.high))
+
+
+def summarize(
+    tests: pd.DataFrame, scores: list[dict[str, float | None]], classes: list[str]
+) -> dict[str, dict]:
+    """Return {score: {"mean", "low", "high"}} of one arm, over the tests of all its repeats.
+
+    Accuracy is pooled over the tests, and so are precision, recall and F1 of the second of two
+    classes. All other scores, and the macro averages of more classes, are means over the runs,
+    without interval.
+
+    Args:
+        tests: rows of predictions.csv of one arm.
+        scores: of each run, as `evaluate_model` returns them.
+    """
+    repeats = len(scores)
+    summary = {}
+    for name in scores[0]:
+        known = [run[name] for run in scores if run[name] is not None]
+        mean = float(np.mean(known)) if known else None
+        summary[name] = make_interval(mean)
+    summary["accuracy"] = estimate_share(tests, repeats)
+    if len(classes) > 2:
+        return summary
+
+    predicted = tests["prediction"] == classes[1]
+    labelled = tests["label"] == classes[1]
+    summary["precision"] = estimate_share(tests[predicted], repeats)
+    summary["recall"] = estimate_share(tests[labelled], repeats)
+    # the hits among tests in which the class is label or answer; F1 is a function of their share
+    hits = estimate_share(tests[predicted | labelled], repeats)
+    summary["f1"] = {name: f1_of_hits(share) for name, share in hits.items()}
+    return summary
+
+
+def f1_of_hits(share: float | None) -> float | None:
+    """Return F1 for the share of hits among the tests in which a class is label or answer."""
+    if share is None:
+        return None
+    return 2 * share / (1 + share)
+
+
+def tabulate_scores(predictions: pd.DataFrame, summaries: dict[str, dict]) -> pd.DataFrame:
+    """Return a table for readers: a row per arm, its scores with their intervals."""
+    rows = {}
+    for arm, summary in summaries.items():
+        tests = predictions[predictions["arm"] == arm]
+        right = (tests["label"] == tests["prediction"]).sum()
+        row = {"right": f"{right} of {len(tests)}"}
+        for name, score in summary.items():
+            row[name] = format_score(score)
+        rows[arm] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def format_score(score: dict) -> str:
+    """Return a score as text: 0.6071 [0.41, 0.78]."""
+    if score["mean"] is None:
+        return "–"
+    if score["low"] is None:
+        return f"{score['mean']:.4f}"
+    return f"{score['mean']:.4f} [{score['low']:.2f}, {score['high']:.2f}]"
+
+
+def find_constant_answers(predictions: pd.DataFrame) -> list[str]:
+    """Return a line for each run that calls every photo by one name."""
+    lines = []
+    for (arm, seed), run in predictions.groupby(["arm", "seed"], sort=False):
+        if run["prediction"].nunique() == 1:
+            answer = one_line(run["prediction"].iloc[0])
+            lines.append(f"{arm}, seed {seed}: every photo is called {answer}.")
+    return lines
+
+
+def pair_tests(predictions: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+    """Return a table of the tests that both arms made: seed, path, gain (-1, 0 or 1)."""
+    right = (predictions["label"] == predictions["prediction"]).astype(float)
+    tests = predictions.assign(right=right)
+    by_arm = tests.pivot(index=["seed", "path"], columns="arm", values="right")
+    both = by_arm[[a, b]].dropna()
+    gains = both[b] - both[a]
+    return gains.rename("gain").reset_index()
+
+
+def compare(predictions: pd.DataFrame, a: str, b: str, tested: bool = False) -> dict:
+    """Return how much more accurate arm `b` is than arm `a`, in the tests that both made.
+
+    Returns:
+        {"a", "b", "difference", "low", "high", "p_value", "runs", "photos"}: shares from -1 to 1;
+        no interval from two runs; a p-value only if `tested`, and from three runs on.
+    """
+    gains = pair_tests(predictions, a, b)
+    found = estimate(gains["gain"], gains["seed"], gains["path"])
+    runs = gains["seed"].nunique()
+    comparison = {
+        "a": a,
+        "b": b,
+        "difference": float(found.mean),
+        "low": clip(found.low, least=-1),
+        "high": clip(found.high, least=-1),
+        "p_value": None,
+        "runs": runs,
+        "photos": gains["path"].nunique(),
+    }
+    if runs == 2:
+        comparison["low"] = None
+        comparison["high"] = None
+    if tested and runs >= FEWEST_RUNS:
+        comparison["p_value"] = float(found.p_value)
+    return comparison
+
+
+def repeats_needed(gains: pd.DataFrame) -> int | None:
+    """Return how many such repeats show a gain of ten points in 80 of 100 experiments.
+
+    None: they do not help, as most of the variance is what repeats share by testing the same
+    photos.
+
+    Args:
+        gains: of `pair_tests`.
+    """
+    error = estimate(gains["gain"], gains["seed"], gains["path"]).error
+    # as if no photo came twice
+    unshared = estimate(gains["gain"], gains["seed"], gains.index).error
+    if unshared**2 < error**2 / 2:
+        return None
+
+    error_of_one = error * gains["seed"].nunique() ** 0.5
+    repeats = 2
+    while True:
+        quantiles = student_t.ppf((0.975, POWER), repeats - 1)
+        if quantiles.sum() * error_of_one / repeats**0.5 <= GAIN_TO_FIND:
+            return repeats
+        repeats += 1
+
+
+def verdict(
+    questions: Mapping[tuple[str, str], str],
+    comparisons: Sequence[dict],
+    predictions: pd.DataFrame,
+    seconds: float,
+) -> str:
+    """Return what the first comparison allows to say, as Markdown.
+
+    Args:
+        questions: {(a, b): question}.
+        comparisons: of `compare`, none if the arms allow none.
+        predictions: that they were made from.
+        seconds: that a repeat takes here.
+    """
+    if not comparisons:
+        return "These arms allow no comparison."
+    first = comparisons[0]
+    gains = pair_tests(predictions, first["a"], first["b"])
+    question = questions[first["a"], first["b"]]
+    return describe_comparison(question, first, repeats_needed(gains), seconds)
+
+
+def describe_comparison(
+    question: str, comparison: dict, needed: int | None, seconds: float
+) -> str:
+    """Return what a comparison allows to say, in at most 60 words of Markdown.
+
+    Args:
+        question: that was asked.
+        needed: of `repeats_needed`.
+        seconds: that a repeat takes here.
+    """
+    a = comparison["a"]
+    b = comparison["b"]
+    runs = comparison["runs"]
+    p_value = comparison["p_value"]
+    gain = f"{b} against {a}: {100 * comparison['difference']:+z.1f} points of accuracy"
+    if comparison["low"] is not None:
+        low = 100 * comparison["low"]
+        high = 100 * comparison["high"]
+        gain = f"{gain} (95 % interval {low:+z.1f} to {high:+z.1f})"
+
+    if runs < FEWEST_RUNS:
+        minutes = math.ceil(5 * seconds / 60)
+        return (
+            f"**No verdict.** {gain}, between {2 * runs} networks. Other seeds give other "
+            "networks: this says nothing about augmentation as such. Set repeats to 5 or more; "
+            f"5 take about {minutes} minutes here."
+        )
+    gain = f"{question} {gain} in {runs} repeats"
+    if p_value is None:
+        return f"**Not tested.** {gain}."
+    gain = f"{gain}, p = {p_value:.2g}."
+    if p_value < 0.05:
+        answer = "they help" if comparison["difference"] > 0 else "they harm"
+        return f"**Decided: {answer}** networks trained on photos of this pool. {gain}"
+    if needed is None:
+        return f"**Not decided.** {gain} More test photos would help, more repeats would not."
+    minutes = math.ceil(needed * seconds / 60)
+    return (
+        f"**Not decided.** {gain} About {needed} such repeats ({minutes} minutes here) would find "
+        "a gain of 10 points 4 times in 5."
+    )

@@ -1,0 +1,193 @@
+"""From a folder to batches: what is decoded, in which order it is shown, in which precision."""
+
+import pandas as pd
+import pytest
+import torch
+from conftest import fails, save_photo, tree
+from numpy.testing import assert_allclose
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+import numpy as np
+from data.notebook import devices
+from data.notebook.loader import (
+    MEAN,
+    STD,
+    EpochBatches,
+    PhotoFolder,
+    count_batches,
+    in_batches,
+    load_dataset,
+    normalize,
+)
+
+
+@pytest.fixture
+def shades(tmp_path):
+    """Two dark and one bright image of class a, four bright ones of class b."""
+    for kind, greys in {"a": (10, 40, 200), "b": (180, 205, 220, 240)}.items():
+        folder = tmp_path / "shades" / kind
+        folder.mkdir(parents=True)
+        for grey in greys:
+            Image.new("RGB", (20, 20), (grey, grey, grey)).save(folder / f"{grey:03}.png")
+    return tmp_path / "shades"
+
+
+def greys_of(loader):
+    """Return the grey value of each image of the next epoch."""
+    batches = [images[:, 0, 0, 0] for images, _ in loader]
+    return torch.cat(batches).tolist()
+
+
+def test_the_loader_gives_every_image_once_with_its_label(shades):
+    # hidden and empty folders are no classes
+    save_photo(shades / ".ipynb_checkpoints" / "a.png", 1)
+    (shades / "empty").mkdir()
+    loader = load_dataset(shades, image_size=16, batch_size=3)
+    assert isinstance(loader, torch.utils.data.DataLoader)
+    assert issubclass(PhotoFolder, ImageFolder)
+    images, labels = zip(*loader, strict=True)
+    assert [tuple(batch.shape) for batch in images] == [(3, 3, 16, 16), (4, 3, 16, 16)]
+    assert {batch.dtype for batch in images} == {torch.uint8}
+    assert torch.cat(labels).tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert greys_of(loader) == [10, 40, 200, 180, 205, 220, 240]
+    assert loader.names == ["a", "b"]
+    assert loader.paths[2:4] == ["a/200.png", "b/180.png"]
+    assert loader.labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
+
+
+def orders_of(folder, seed, epochs):
+    loader = load_dataset(folder, 16, 3, seed=seed)
+    orders = []
+    for epoch in epochs:
+        loader.sampler.set_epoch(epoch)
+        orders.append(greys_of(loader))
+    return orders
+
+
+def test_the_order_of_an_epoch_follows_from_seed_and_epoch_alone(shades):
+    orders = orders_of(shades, seed=1, epochs=range(4))
+    # nothing before is replayed
+    assert orders[::-1] == orders_of(shades, seed=1, epochs=[3, 2, 1, 0])
+    assert orders != orders_of(shades, seed=2, epochs=range(4))
+    assert len({tuple(order) for order in orders}) == 4
+    for order in orders:
+        assert sorted(order) == [10, 40, 180, 200, 205, 220, 240]
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(1, [1]), (2, [2]), (4, [4]), (5, [5]), (6, [4, 2]), (9, [4, 5])],
+)
+def test_a_last_batch_of_one_joins_the_one_before(count, sizes):
+    choices = np.arange(count).reshape(-1, 1)
+    batches = EpochBatches(choices, batch_size=4, seed=1)
+    assert [len(batch) for batch in batches] == sizes
+    assert len(batches) == count_batches(count, 4) == len(sizes)
+
+
+def test_images_are_squeezed_by_pillow_and_normalised_for_the_network(tmp_path):
+    path = save_photo(tmp_path / "photos" / "a" / "1.jpg", 1, size=(90, 50))
+    before = tree(tmp_path)
+    ((images, _),) = load_dataset(tmp_path / "photos", 32)
+    # what is mapped into memory leaves no file
+    assert tree(tmp_path) == before
+    with Image.open(path) as image:
+        squeezed = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR))
+    assert (images[0].permute(1, 2, 0).numpy() == squeezed).all()
+
+    inputs = normalize(images)
+    expected = (squeezed / 255 - np.array(MEAN)) / np.array(STD)
+    assert_allclose(inputs[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+    for tensor in (images, inputs):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_images_without_labels_come_in_batches():
+    images = torch.arange(5 * 3 * 2 * 2).reshape(5, 3, 2, 2)
+    batches = [batch for batch, _ in in_batches(images, batch_size=2)]
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    assert torch.equal(torch.cat(batches), images)
+
+
+@pytest.fixture
+def photos_with_copies(tmp_path):
+    """Six photos of grey 40, 80, …, in train/; their copies, 1 to 3 brighter, in train_aug/."""
+    rows = []
+    for number in range(1, 7):
+        kind = "NA" if number < 4 else "b"
+        source = f"{kind}/{number}.png"
+        names = [f"{kind}/{number}_aug{copy}.png" for copy in range(3)]
+        rows += [{"copy": name, "source": source} for name in names]
+        files = [tmp_path / "train" / source]
+        files += [tmp_path / "train_aug" / name for name in names]
+        for brighter, file in enumerate(files):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            grey = 40 * number + brighter
+            Image.new("RGB", (8, 8), (grey, grey, grey)).save(file)
+    shuffled = pd.DataFrame(rows).sample(frac=1, random_state=1)
+    shuffled.to_csv(tmp_path / "train_aug" / "manifest.csv", index=False)
+    return tmp_path
+
+
+def test_mixed_shows_each_photo_once_as_itself_or_as_one_of_its_copies(photos_with_copies):
+    loader = load_dataset(
+        photos_with_copies / "train",
+        image_size=8,
+        batch_size=4,
+        seed=1,
+        copies=photos_with_copies / "train_aug",
+    )
+    shown = np.zeros((7, 4), int)
+    epochs = set()
+    for epoch in range(400):
+        loader.sampler.set_epoch(epoch)
+        greys = sorted(greys_of(loader))
+        photos = [grey // 40 for grey in greys]
+        alternatives = [grey % 40 for grey in greys]
+        assert photos == [1, 2, 3, 4, 5, 6]
+        shown[photos, alternatives] += 1
+        epochs.add(tuple(greys))
+    # drawn anew each epoch, each alternative as often: 100 of 400, within four deviations
+    assert len(epochs) > 350
+    assert np.abs(shown[1:] - 100).max() < 4 * (400 * 0.25 * 0.75) ** 0.5
+    for images, labels in loader:
+        of_b = images[:, 0, 0, 0] // 40 > 3
+        assert of_b.int().tolist() == labels.tolist()
+
+
+def test_precision_is_the_lowest_that_the_device_does_not_only_emulate(monkeypatch):
+    for new, expected in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, new=new: new
+        )
+        assert devices.fast_dtype(torch.device("cuda")) == expected
+    for features, expected in (
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_f": True, "avx2": True}, torch.float32),
+        ({}, torch.float32),
+    ):
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", lambda features=features: features, raising=False
+        )
+        assert devices.fast_dtype(torch.device("cpu")) == expected
+
+
+def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
+    for available, kind in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert devices.choose_device("auto").type == kind
+        assert ("cuda" in devices.list_devices()) == available
+    assert devices.choose_device("cpu").type == "cpu"
+
+
+def test_a_lack_of_memory_is_one_line_and_another_error_is_not_hidden():
+    for problem in ("CUDA out of memory. Tried to allocate", "can't allocate memory: tried"):
+        with (
+            fails(r"no memory: lower batch_size or image_size \(64\)"),
+            devices.memory_for_training(64),
+        ):
+            raise RuntimeError(problem)
+    with pytest.raises(RuntimeError, match="sizes do not match"), devices.memory_for_training(64):
+        raise RuntimeError("sizes do not match")
