@@ -17,7 +17,9 @@ import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import json
+import math
 import os
 import random
 import sys
@@ -44,54 +46,83 @@ from data.files import (
 from data.images import COPY, find_images, is_usable, load_image, read_origin
 from data.workers import cluster, processes
 
-COPY_SIDE = 512  # longest side of a copy: blur and noise on 12 megapixels would not be seen at 224
-RECIPE = 1  # raise it when the same seed should no longer give the same bytes
-
-# No faces and no animals: a pasted cat face on a dog photo would be a wrong label.
-EMOJI_GROUPS = ("activity", "food_and_drink", "objects", "travel_and_places")
-
-
-def _away_from_one(rng: random.Random) -> float:
-    """A factor that visibly changes something: 0.6 to 0.85 or 1.15 to 1.4."""
-    return round(1 + rng.choice((-1, 1)) * rng.uniform(0.15, 0.4), 3)
-
-
-def _crop(rng: random.Random) -> dict:
-    x, y = rng.uniform(0.7, 0.95), rng.uniform(0.7, 0.95)  # sides that stay
-    x1, y1 = rng.uniform(0, 1 - x), rng.uniform(0, 1 - y)
-    return {"x1": round(x1, 3), "y1": round(y1, 3), "x2": round(x1 + x, 3), "y2": round(y1 + y, 3)}
-
-
-def _emoji(rng: random.Random) -> dict:
-    folder = os.path.join(_augly().utils.EMOJI_DIR, rng.choice(EMOJI_GROUPS))  # noqa: PTH118
-    emojis = sorted(name for name in os.listdir(folder) if name.endswith(".png"))  # noqa: PTH208
-    return {
-        "emoji_path": os.path.join(folder, rng.choice(emojis)),  # noqa: PTH118
-        "emoji_size": round(rng.uniform(0.12, 0.3), 3),
-        "x_pos": round(rng.uniform(0, 0.7), 3),
-        "y_pos": round(rng.uniform(0, 0.7), 3),
-    }
-
-
-# AugLy operation -> draw of its parameters. AugLy's own defaults will not do: its jitter changes
-# nothing, its noise has one seed, its emoji one kind and place.
+# The operations of AugLy that copies are made with, and how the parameters of each are drawn.
+# AugLy's own defaults will not do: its jitter changes nothing, its noise has one seed, its emoji
+# one kind and place.
 OPERATIONS: dict[str, Callable[[random.Random], dict]] = {
-    "rotate": lambda rng: {"degrees": round(rng.choice((-1, 1)) * rng.uniform(5, 30), 1)},
+    "rotate": lambda rng: {"degrees": round(draw_signed(rng, 5, 30), 1)},
     "hflip": lambda rng: {},
     "vflip": lambda rng: {},
     "blur": lambda rng: {"radius": round(rng.uniform(0.8, 2.5), 2)},
     "color_jitter": lambda rng: {
-        f"{name}_factor": _away_from_one(rng) for name in ("brightness", "contrast", "saturation")
+        "brightness_factor": round(1 + draw_signed(rng, 0.15, 0.4), 3),
+        "contrast_factor": round(1 + draw_signed(rng, 0.15, 0.4), 3),
+        "saturation_factor": round(1 + draw_signed(rng, 0.15, 0.4), 3),
     },
-    "crop": _crop,
+    "crop": lambda rng: draw_box(rng, 0.7, 0.95),
     "random_noise": lambda rng: {
         "var": round(rng.uniform(0.002, 0.01), 4),
         "seed": rng.getrandbits(32),
     },
-    "overlay_emoji": _emoji,
+    "overlay_emoji": lambda rng: {
+        "emoji_path": draw_emoji(rng),
+        "emoji_size": round(rng.uniform(0.12, 0.3), 3),
+        "x_pos": round(rng.uniform(0, 0.7), 3),
+        "y_pos": round(rng.uniform(0, 0.7), 3),
+    },
     "sharpen": lambda rng: {"factor": round(rng.uniform(1.5, 3), 2)},
     "grayscale": lambda rng: {},
 }
+
+# What each does, for the reader of a table.
+MEANINGS = {
+    "rotate": "turned, and cut to what has no empty corners",
+    "hflip": "left and right exchanged",
+    "vflip": "upside down",
+    "blur": "Gaussian blur; radius in pixels",
+    "color_jitter": "brightness, contrast and saturation changed",
+    "crop": "a part of the picture; corners as fractions of its sides",
+    "random_noise": "Gaussian noise; variance where black is 0 and white is 1",
+    "overlay_emoji": "an emoji laid on it; size and place as fractions of the sides",
+    "sharpen": "edges made sharper",
+    "grayscale": "without colour",
+}
+
+# No faces and no animals: a pasted cat face on a dog photo would be a wrong label.
+EMOJI_GROUPS = ("activity", "food_and_drink", "objects", "travel_and_places")
+
+OPERATIONS_OF_A_COPY = 3
+# Longest side of a copy: blur and noise on 12 megapixels would not be seen at 224.
+COPY_SIDE = 512
+# Raise it when the same seed should no longer give the same bytes.
+RECIPE = 1
+
+
+def draw_signed(rng: random.Random, least: float, most: float) -> float:
+    """Return a number of a magnitude from `least` to `most`, as often below zero as above."""
+    sign = rng.choice((-1, 1))
+    return sign * rng.uniform(least, most)
+
+
+def draw_box(rng: random.Random, least: float, most: float) -> dict[str, float]:
+    """Return a box, in fractions of an image, whose sides are `least` to `most` of the image's."""
+    width = rng.uniform(least, most)
+    height = rng.uniform(least, most)
+    left = rng.uniform(0, 1 - width)
+    top = rng.uniform(0, 1 - height)
+    return {
+        "x1": round(left, 3),
+        "y1": round(top, 3),
+        "x2": round(left + width, 3),
+        "y2": round(top + height, 3),
+    }
+
+
+def draw_emoji(rng: random.Random) -> str:
+    """Return the path of an emoji's picture among those that come with AugLy."""
+    group = Path(import_augly().utils.EMOJI_DIR) / rng.choice(EMOJI_GROUPS)
+    names = sorted(path.name for path in group.glob("*.png"))
+    return str(group / rng.choice(names))
 
 
 def augment_image(
@@ -99,34 +130,104 @@ def augment_image(
 ) -> tuple[Image.Image, list[dict]]:
     """Apply three different operations, fewer if there are no three, to an RGB image.
 
+    Args:
+        image: of any size, left as it is.
+        rng: decides which operations, in which order and how strong.
+        among: names of the operations to draw from.
+
     Returns:
         The new RGB image, perhaps smaller, and each operation's name and parameters, in order.
     """
     record = []
-    for name in rng.sample(among, min(3, len(among))):
+    count = min(OPERATIONS_OF_A_COPY, len(among))
+    for name in rng.sample(among, count):
         parameters = OPERATIONS[name](rng)
-        operation = getattr(_augly().image, name)
-        image = operation(image, **parameters)  # by keyword: the second position is an output path
-        if "emoji_path" in parameters:
-            emoji = Path(parameters.pop("emoji_path"))
-            parameters = {"emoji": f"{emoji.parent.name}/{emoji.stem}"} | parameters
-        record.append({"name": name} | parameters)
+        operation = getattr(import_augly().image, name)
+        # by keyword: the second position is an output path
+        image = operation(image, **parameters)
+        record.append({"name": name} | name_emoji(parameters))
     return image, record
 
 
-def _augly() -> types.ModuleType:
+def name_emoji(parameters: dict) -> dict:
+    """Return parameters with an emoji's name for its path, which differs between machines."""
+    if "emoji_path" not in parameters:
+        return parameters
+    others = dict(parameters)
+    picture = Path(others.pop("emoji_path"))
+    return {"emoji": f"{picture.parent.name}/{picture.stem}"} | others
+
+
+def import_augly() -> types.ModuleType:
     """Return AugLy, imported with the first copy: that takes a second, and a libmagic."""
-    if "augly.utils" not in sys.modules:
-        with contextlib.suppress(ImportError):  # brings libmagic where the system has none
-            import pylibmagic  # noqa: F401
-        try:
-            import magic  # noqa: F401
-        except ImportError:  # AugLy asks it only for the type of a file by its path
-            stub = types.SimpleNamespace(from_file=lambda path, mime: guess_type(path)[0])
-            sys.modules["magic"] = stub
-        import augly.image
-        import augly.utils  # noqa: F401
-    return sys.modules["augly"]
+    if "augly.utils" in sys.modules:
+        return sys.modules["augly"]
+    with contextlib.suppress(ImportError):
+        # brings libmagic where the system has none
+        import pylibmagic  # noqa: F401
+    try:
+        import magic  # noqa: F401
+    except ImportError:
+        # AugLy asks it only for the type of a file by its path
+        stand_in = types.SimpleNamespace(from_file=lambda path, mime: guess_type(path)[0])
+        sys.modules["magic"] = stand_in
+    import augly.image
+    import augly.utils
+
+    return augly
+
+
+def describe_operations(draws: int = 1000, seed: int = 0) -> list[dict[str, str]]:
+    """Return a table of the operations: a row each with "operation", "does" and "strength".
+
+    The strengths are what that many draws of every operation's parameters give.
+    """
+    rows = []
+    for name, draw in OPERATIONS.items():
+        rng = random.Random(seed)
+        drawn: dict[str, list] = {}
+        for _ in range(draws):
+            for parameter, value in name_emoji(draw(rng)).items():
+                drawn.setdefault(parameter, []).append(value)
+        strengths = [describe_values(parameter, values) for parameter, values in drawn.items()]
+        row = {
+            "operation": name,
+            "does": MEANINGS.get(name, ""),
+            "strength": "; ".join(strengths) or "always",
+        }
+        rows.append(row)
+    return rows
+
+
+def describe_values(parameter: str, values: list) -> str:
+    """Return in words what was drawn for a parameter: one or two ranges, or how many choices."""
+    if parameter == "seed":
+        return "seed: another one each time"
+    if not isinstance(values[0], int | float):
+        choices = {str(value) for value in values}
+        return f"{parameter}: {len(choices)} different ones in {len(values)} draws"
+    numbers = sorted(set(values))
+    least = numbers[0]
+    greatest = numbers[-1]
+    span = greatest - least
+    if span == 0:
+        return f"{parameter}: {least:g}"
+
+    # as exact as a fiftieth of the whole range
+    digits = max(0, -math.floor(math.log10(span / 50)))
+    # a wide gap parts left from right, or weaker from stronger: what is between would not be seen
+    gaps = [(high - low, low, high) for low, high in itertools.pairwise(numbers)]
+    width, below, above = max(gaps)
+    if width < span / 10:
+        return f"{parameter}: {describe_range(least, greatest, digits)}"
+    first = describe_range(least, below, digits)
+    second = describe_range(above, greatest, digits)
+    return f"{parameter}: {first} or {second}"
+
+
+def describe_range(low: float, high: float, digits: int) -> str:
+    """Return both ends of a range, rounded, with a true minus sign."""
+    return f"{round(low, digits):g} … {round(high, digits):g}".replace("-", "−")
 
 
 @dataclass
@@ -141,9 +242,12 @@ class Report:
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        done = f"{self.images} images read, {self.made} copies made, {self.kept} kept, "
-        done += f"{self.removed} stale removed, {len(self.left_out)} images left out, "
-        return f"{done}{self.seconds:.1f} s, {self.images / max(self.seconds, 1e-9):.1f} images/s"
+        rate = self.images / max(self.seconds, 1e-9)
+        return (
+            f"{self.images} images read, {self.made} copies made, {self.kept} kept, "
+            f"{self.removed} stale removed, {len(self.left_out)} images left out, "
+            f"{self.seconds:.1f} s, {rate:.1f} images/s"
+        )
 
 
 def augment_folder(
@@ -160,8 +264,10 @@ def augment_folder(
     """Fill `output` with `copies` augmented copies of every image in `source`.
 
     Args:
-        source: one folder per class, only read; `output` gets the same folders and `manifest.csv`.
-        copies: per image, at least 1; `seed`: another one gives other copies.
+        source: one folder per class, only read.
+        output: gets the same folders and `manifest.csv`.
+        copies: of each image, at least 1.
+        seed: another one gives other copies.
         operations: names of those to draw from, separated by commas; "" for all.
         workers: processes; None means one per usable core.
         scheduler: address of a Dask cluster that does the work instead.
@@ -171,61 +277,85 @@ def augment_folder(
         InputError: an argument cannot be used (nothing was written), or the work cannot go on.
     """
     start = time.perf_counter()
-    source, output = (Path(expand(x)).resolve() for x in (source, output))
+    source = Path(expand(source)).resolve()
+    output = Path(expand(output)).resolve()
     among = choose_operations(operations)
     if copies < 1 or (workers is not None and workers < 1):
         raise InputError(f"copies = {copies}, workers = {workers}: must be at least 1")
     if output.is_relative_to(source) or source.is_relative_to(output):
         raise InputError(f"{output}: OUTPUT and SOURCE ({source}) must not lie within each other")
-    found = find_images(source)
-    images = [file.relative_to(source) for files in found.values() for file in files]
+    report = Report()
+    images = []
+    for kind, files in find_images(source).items():
+        images.extend(file.relative_to(source) for file in files)
+        if not files:
+            report.left_out.append(one_line(f"{source / kind}: no image in it"))
     if not images:
         raise InputError(f"{source}: no image in any class folder")
     targets = name_copies(images, copies)
-    for name in (name for names in targets.values() for name in names):
-        if (output / name).exists() and not read_copy(output / name):
-            raise InputError(f"{output / name} was not made by augment.py: move it away first")
-    report, manifest = Report(), {}
-    for kind in (kind for kind, files in found.items() if not files):
-        report.left_out.append(one_line(f"{source / kind}: no image in it"))
-    with claim(output), cluster(scheduler) if scheduler else processes(workers) as send:
+    refuse_files_of_others(output, targets)
+
+    place = cluster(scheduler) if scheduler else processes(workers)
+    origins = {}
+    with claim(output), place as send:
         report.removed = remove_stale(output, targets)
         make = joblib.delayed(send(augment_file))
-        jobs = (make(source, path, output, names, seed, among) for path, names in targets.items())
+        jobs = (
+            make(source=source, path=path, output=output, names=names, seed=seed, among=among)
+            for path, names in targets.items()
+        )
+        # closed, so that no work is begun after an error or Ctrl-C
         with contextlib.closing(joblib.Parallel(return_as="generator")(jobs)) as results:
-            for done, result in enumerate(results, 1):
+            for done, result in enumerate(results, start=1):
                 progress(done, len(targets))
-                if isinstance(result, str):
-                    report.left_out.append(result)
-                else:
-                    report.images += 1
-                    report.made += sum(made for _, made in result.values())
-                    manifest |= {name: origin for name, (origin, _) in result.items()}
-        report.kept = len(manifest) - report.made
-        write_manifest(output, manifest)
+                if result.why_left_out:
+                    report.left_out.append(result.why_left_out)
+                    continue
+                report.images += 1
+                report.made += result.made
+                origins.update(result.origins)
+        report.kept = len(origins) - report.made
+        write_manifest(output, origins)
     report.seconds = time.perf_counter() - start
     return report
 
 
 def choose_operations(names: str) -> tuple[str, ...]:
     """Return the operations named, in their order above, or all; an unknown one: InputError."""
-    chosen = {name.strip() for name in names.split(",")} - {""} or set(OPERATIONS)
-    if unknown := sorted(chosen - set(OPERATIONS)):
+    chosen = {name.strip() for name in names.split(",")}
+    chosen.discard("")
+    if not chosen:
+        return tuple(OPERATIONS)
+    unknown = sorted(chosen - set(OPERATIONS))
+    if unknown:
         raise InputError(f"operations = {', '.join(unknown)}: must be of {', '.join(OPERATIONS)}")
     return tuple(name for name in OPERATIONS if name in chosen)
 
 
 def name_copies(sources: list[Path], copies: int) -> dict[Path, list[Path]]:
     """Return {source: its copies}, relative paths; no two sources share a copy's name."""
-    taken, targets = set(), {}
+    taken = set()
+    targets = {}
     for source in sorted(sources):
-        stem, mark = source.stem, hashlib.sha256(os.fsencode(source.name)).hexdigest()[:8]
-        too_long = len(os.fsencode(f"{stem}_aug{copies - 1}.jpg")) > 255
-        if too_long or str(source.with_name(stem)).lower() in taken:  # x.jpg beside x.png
-            stem = f"{os.fsencode(stem)[:200].decode(errors='ignore')}~{mark}"
+        stem = source.stem
+        longest = os.fsencode(f"{stem}_aug{copies - 1}.jpg")
+        # x.jpg beside x.png; X.jpg beside x.jpg, where a file system folds case
+        is_taken = str(source.with_name(stem)).lower() in taken
+        if is_taken or len(longest) > 255:
+            mark = hashlib.sha256(os.fsencode(source.name)).hexdigest()[:8]
+            beginning = os.fsencode(stem)[:200].decode(errors="ignore")
+            stem = f"{beginning}~{mark}"
         taken.add(str(source.with_name(stem)).lower())
-        targets[source] = [source.with_name(f"{stem}_aug{i}.jpg") for i in range(copies)]
+        targets[source] = [source.with_name(f"{stem}_aug{number}.jpg") for number in range(copies)]
     return targets
+
+
+def refuse_files_of_others(output: Path, targets: dict[Path, list[Path]]) -> None:
+    """Raise InputError where a copy would overwrite what was not made here."""
+    for name in itertools.chain.from_iterable(targets.values()):
+        path = output / name
+        if path.exists() and not read_copy(path):
+            raise InputError(f"{path} was not made by augment.py: move it away first")
 
 
 def read_copy(path: Path) -> dict:
@@ -238,7 +368,7 @@ def read_copy(path: Path) -> dict:
 def remove_stale(output: Path, targets: dict[Path, list[Path]]) -> int:
     """Delete this script's own copies that `targets` does not name; return their number."""
     remove_unfinished(output)
-    expected = {output / name for names in targets.values() for name in names}
+    expected = {output / name for name in itertools.chain.from_iterable(targets.values())}
     others = set(output.glob("*/**/*_aug*.jpg")) - expected
     stale = [path for path in others if read_copy(path)]
     for path in stale:
@@ -248,72 +378,109 @@ def remove_stale(output: Path, targets: dict[Path, list[Path]]) -> int:
     return len(stale)
 
 
-def augment_file(
-    source: Path, relative: Path, output: Path, names: list[Path], seed: int, among: tuple
-) -> dict[Path, tuple[dict, bool]] | str:
-    """Make the missing copies of one source; return {copy: (its origin, was it made now?)}.
+@dataclass
+class Result:
+    """What became of one source: the origin of each of its copies, or why it is left out."""
 
-    Returns why instead if the source is left out; raises InputError if a copy cannot be written.
+    origins: dict[Path, dict] = field(default_factory=dict)
+    made: int = 0
+    why_left_out: str = ""
+
+
+def augment_file(
+    *,
+    source: Path,
+    path: Path,
+    output: Path,
+    names: list[Path],
+    seed: int,
+    among: tuple[str, ...],
+) -> Result:
+    """Make the missing copies of one image.
+
+    Args:
+        source: folder of all images.
+        path: of this one, below it.
+        output: folder of all copies.
+        names: of this image's copies, below it.
+        seed: as of `augment_folder`.
+        among: names of the operations to draw from.
+
+    Raises:
+        InputError: a copy cannot be written.
     """
-    copies = {}
+    result = Result()
     try:
-        content, image = load_image(source / relative)
-        image.thumbnail((COPY_SIDE, COPY_SIDE))
-        image = image if is_usable(*image.size) else load_image(source / relative)[1]
-        path, digest = relative.as_posix(), hashlib.sha256(content).hexdigest()[:16]
+        content, image = load_image(source / path)
+        image = shrink(image, COPY_SIDE)
         for number, name in enumerate(names):
-            origin = {"source": path, "content": digest, "copy": number, "seed": seed}
-            origin |= {"recipe": RECIPE} | (
-                {"among": among} if len(among) < len(OPERATIONS) else {}
-            )
+            origin = {
+                "source": path.as_posix(),
+                "content": hashlib.sha256(content).hexdigest()[:16],
+                "copy": number,
+                "seed": seed,
+                "recipe": RECIPE,
+            }
+            if len(among) < len(OPERATIONS):
+                origin["among"] = list(among)
             found = read_copy(output / name)
-            operations = found.pop("operations", None)
-            if operations and json.loads(json.dumps(origin)) == found:
-                copies[name] = origin | {"operations": operations}, False
-                continue
-            rng = random.Random(f"{RECIPE}/{seed}/{path}/{number}")
-            copy, operations = augment_image(image, rng, among)
-            if not is_usable(*copy.size):  # what crop or rotation left of a tiny image
-                copy = copy.resize(image.size)
-            origin |= {"operations": operations}
-            jpeg, comment = io.BytesIO(), COPY + json.dumps(origin).encode()
-            copy.save(jpeg, "JPEG", quality=95, comment=comment)
-            write_whole(output / name, jpeg.getbuffer())
-            copies[name] = origin, True
+            record = found.pop("operations", None)
+            if not record or found != origin:
+                record = write_copy(image, origin, among, output / name)
+                result.made += 1
+            result.origins[name] = origin | {"operations": record}
     except InputError:
         raise
-    except Exception as error:  # one bad image must not cost the others theirs
+    except Exception as error:
+        # one bad image must not cost the others theirs
         for name in names:
             (output / name).unlink(missing_ok=True)
-        return one_line(f"{source / relative}: left out, {error}")
-    return copies
+        return Result(why_left_out=one_line(f"{source / path}: left out, {error}"))
+    return result
+
+
+def shrink(image: Image.Image, side: int) -> Image.Image:
+    """Return an image whose longest side is `side` at most, unless that leaves a mere line."""
+    small = image.copy()
+    small.thumbnail((side, side))
+    if is_usable(*small.size):
+        return small
+    return image
+
+
+def write_copy(
+    image: Image.Image, origin: dict, among: tuple[str, ...], target: Path
+) -> list[dict]:
+    """Make the copy of an image that `origin` describes; return its operations."""
+    rng = random.Random("{recipe}/{seed}/{source}/{copy}".format_map(origin))
+    copy, record = augment_image(image, rng, among)
+    if not is_usable(*copy.size):
+        # what crop or rotation left of a tiny image
+        copy = copy.resize(image.size)
+    comment = COPY + json.dumps(origin | {"operations": record}).encode()
+    jpeg = io.BytesIO()
+    copy.save(jpeg, "JPEG", quality=95, comment=comment)
+    write_whole(target, jpeg.getbuffer())
+    return record
 
 
 def write_manifest(output: Path, origins: dict[Path, dict]) -> None:
     """List the copies that are there, what they were made of and how."""
-    text, rows = io.StringIO(), [("copy", "source", "seed", "operations")]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["copy", "source", "seed", "operations"])
     for name, origin in sorted(origins.items()):
-        what = origin["source"], origin["seed"], json.dumps(origin["operations"])
-        rows.append((name.as_posix(), *what))
-    csv.writer(text, lineterminator="\n").writerows(rows)
+        record = json.dumps(origin["operations"])
+        table.writerow([name.as_posix(), origin["source"], origin["seed"], record])
     write_whole(output / "manifest.csv", text.getvalue())
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line; return 0, 1 (images left out), 2 (no start) or 130 (Ctrl-C)."""
-    parser = argparse.ArgumentParser("augment.py", description="AugLy copies of every image.")
-    parser.add_argument("source", metavar="SOURCE", help="folder with one folder per class")
-    parser.add_argument("output", metavar="OUTPUT", help="gets the same folders and manifest.csv")
-    parser.add_argument("--copies", type=int, default=3, help="per image (default: 3)")
-    parser.add_argument("--seed", type=int, default=42, help="default: 42")
-    parser.add_argument(
-        "--operations", default="", help=f"of {', '.join(OPERATIONS)}; default: all"
-    )
-    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster: tcp://host:8786")
-    options = parser.parse_args(arguments)
+    options = parse(arguments)
     print_any_name()
-    with tqdm(unit="image", desc="augment", disable=None) as bar:  # None: silent in a pipe
+    # disable=None: silent in a pipe
+    with tqdm(unit="image", desc="augment", disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
@@ -321,14 +488,34 @@ def main(arguments: list[str] | None = None) -> int:
 
         try:
             report = augment_folder(**vars(options), progress=progress)
-        except (InputError, KeyboardInterrupt) as error:
+        except InputError as error:
             bar.close()
-            why = str(error) or "stopped; run it again to go on where it was"
-            print(f"augment.py: {why}", file=sys.stderr)
-            return 2 if isinstance(error, InputError) else 130
-    print(*(f"augment.py: {line}\n" for line in report.left_out), sep="", end="", file=sys.stderr)
+            print(f"augment.py: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            bar.close()
+            print("augment.py: stopped; run it again to go on where it was", file=sys.stderr)
+            return 130
+    for line in report.left_out:
+        print(f"augment.py: {line}", file=sys.stderr)
     print(report)
-    return 1 if report.left_out else 0
+    if report.left_out:
+        return 1
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the command line's arguments, named as those of `augment_folder`."""
+    names = ", ".join(OPERATIONS)
+    parser = argparse.ArgumentParser("augment.py", description="AugLy copies of every image.")
+    parser.add_argument("source", metavar="SOURCE", help="folder with one folder per class")
+    parser.add_argument("output", metavar="OUTPUT", help="gets the same folders and manifest.csv")
+    parser.add_argument("--copies", type=int, default=3, help="per image (default: 3)")
+    parser.add_argument("--seed", type=int, default=42, help="default: 42")
+    parser.add_argument("--operations", default="", help=f"of {names}; default: all")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster: tcp://host:8786")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

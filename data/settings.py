@@ -1,16 +1,15 @@
 """The notebook's settings: what is allowed, and which come from the environment."""
 
 import contextlib
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 
 from data.files import InputError, one_line, print_any_name
 
-warnings.filterwarnings("ignore", message="Glyph .* missing")  # a font need not have every emoji
-
-NAMES = ("dataset", "subset", "data_dir", "results_dir")  # free texts; subset may be empty
-LIMITS = {  # least and most, of the type of the setting
+# Free texts. `subset` may be empty, or None: that of the default data set.
+NAMES = ("dataset", "subset", "data_dir", "results_dir")
+# Least and most, of the type of the setting.
+LIMITS = {
     "train_ratio": (0.5, 0.95),
     "copies": (1, 1000),
     "image_size": (32, 1024),
@@ -20,60 +19,102 @@ LIMITS = {  # least and most, of the type of the setting
     "repeats": (1, 1000),
     "seed": (0, 2**31 - 1),
 }
-CHOICES = {"drop_duplicates": ("true", "false")}
-SEVERAL = ("arms", "operations")  # separated by commas
+# Settings that take several of their choices, separated by commas.
+SEVERAL = ("arms", "operations")
+YES_AND_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def read_settings(
-    values: Mapping, environ: Mapping[str, str], **choices: Sequence[str]
+    values: Mapping, environ: Mapping[str, str], **choices: Iterable[str]
 ) -> SimpleNamespace:
     """Return the settings, from the environment where it has them in capitals, else `values`.
 
     Args:
+        values: of every setting, by name; what else is in it does not matter.
+        environ: as `os.environ`.
         choices: what is allowed for further settings, by name; for `operations` also nothing.
 
     Raises:
         InputError: a value cannot be used; the message names it and what is allowed.
     """
-    choices = CHOICES | choices
     config = SimpleNamespace()
-    names = (*NAMES, *LIMITS, *choices)
-    for name in names:
-        value = environ.get(name.upper(), values[name])
-        setattr(config, name, check_setting(name, value, choices))
-    config.drop_duplicates = config.drop_duplicates == "true"
+    from_environment = []
+    for name in [*NAMES, *LIMITS, "drop_duplicates", *choices]:
+        value = values[name]
+        if name.upper() in environ:
+            value = environ[name.upper()]
+            from_environment.append(name)
+        setattr(config, name, check_setting(name, value, choices.get(name)))
     print_any_name()
-    if given := [name for name in names if name.upper() in environ]:
-        said = ", ".join(f"{name} = {getattr(config, name)!r}" for name in given)
-        print(one_line(f"from the environment, whatever the cell above says: {said}"))
+    if from_environment:
+        found = ", ".join(f"{name} = {getattr(config, name)!r}" for name in from_environment)
+        print(one_line(f"from the environment, whatever the cell above says: {found}"))
     return config
 
 
-def check_setting(
-    name: str, value: object, choices: Mapping[str, Sequence[str]] = CHOICES
-) -> object:
-    """Return a setting as it is used."""
+def check_setting(name: str, value: object, choices: Iterable[str] | None = None) -> object:
+    """Return a setting as it is used: a number, a text, or True or False.
+
+    Args:
+        name: of the setting.
+        value: as given, in the notebook's cell or as text.
+        choices: for a setting that is neither a number nor a free text.
+
+    Raises:
+        InputError: the value cannot be used; the message names it and what is allowed.
+    """
     if name in LIMITS:
-        (least, most), kind = LIMITS[name], type(LIMITS[name][0])
-        with contextlib.suppress(ValueError, TypeError, OverflowError):
-            if kind(value) == float(value) and least <= kind(value) <= most:
-                return kind(value)
-        allowed = f"a {'whole ' * (kind is int)}number from {least:g} to {most:g}"
-    elif name in choices:
-        chosen = str(value).lower().replace(" ", "").split(",")
-        chosen = [
-            {"1": "true", "yes": "true", "0": "false", "no": "false"}.get(x, x) for x in chosen
-        ]
-        if chosen == [""] and name == "operations":
-            return ""
-        once = len(chosen) == (len(set(chosen)) if name in SEVERAL else 1)
-        if once and set(chosen) <= set(choices[name]):
-            return ",".join(chosen)
-        allowed = (
-            f"{'some' * (name in SEVERAL) or 'one'} of {', '.join(filter(None, choices[name]))}"
-        )
-    elif name == "subset" or (isinstance(value, str) and value.strip()):
+        return check_number(name, value)
+    if name == "drop_duplicates":
+        return check_yes_or_no(name, value)
+    if choices is not None:
+        return check_choice(name, value, list(choices))
+    if name == "subset":
         return value
-    else:
-        allowed = "the name of something"
-    raise InputError(f"{name} = {value!r}: must be {allowed}")
+    if isinstance(value, str) and value.strip():
+        return value
+    raise InputError(f"{name} = {value!r}: must be the name of something")
+
+
+def check_number(name: str, value: object) -> int | float:
+    """Return a number within the limits of a setting."""
+    least, most = LIMITS[name]
+    kind = type(least)
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        number = kind(value)
+        # int() alone would make 2 of 2.5
+        is_exact = number == float(value)
+        if is_exact and least <= number <= most:
+            return number
+    noun = "whole number" if kind is int else "number"
+    raise InputError(f"{name} = {value!r}: must be a {noun} from {least:g} to {most:g}")
+
+
+def check_yes_or_no(name: str, value: object) -> bool:
+    """Return True or False, also of a text that means it."""
+    word = str(value).strip(" ").lower()
+    if word not in YES_AND_NO:
+        raise InputError(f"{name} = {value!r}: must be one of true, false")
+    return YES_AND_NO[word]
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
+    """Return one of the choices, or several with commas between them, as the choices are written.
+
+    Upper and lower case are the same, unless two choices differ in nothing else.
+    """
+    any_case = {choice.lower(): choice for choice in choices}
+    words = [word.strip(" ") for word in str(value).split(",")]
+    if words == [""] and name == "operations":
+        return ""
+    chosen = []
+    for word in words:
+        choice = word if word in choices else any_case.get(word.lower())
+        if choice is not None and choice not in chosen:
+            chosen.append(choice)
+    # an unknown one, or the same one twice, is missing now
+    is_complete = len(chosen) == len(words)
+    if is_complete and (name in SEVERAL or len(chosen) == 1):
+        return ",".join(chosen)
+    number = "some" if name in SEVERAL else "one"
+    raise InputError(f"{name} = {value!r}: must be {number} of {', '.join(choices)}")

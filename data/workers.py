@@ -1,4 +1,4 @@
-"""Where independent work is done, in processes here or on a Dask cluster, and how far it is."""
+"""Where independent work is done: in processes here, or on a Dask cluster."""
 
 import _thread
 import contextlib
@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
@@ -20,7 +21,12 @@ from joblib.externals.loky import get_reusable_executor
 
 from data.files import InputError
 
-LOST = getattr(signal, "SIGUSR1", signal.SIGINT)  # a job in the background may ignore SIGINT
+# Not the folder's true place, should it be a link: modules are compared by how they were found.
+PROJECT = Path(__file__).absolute().parent.parent
+# What wakes the main thread when a cluster is lost: a job in the background may ignore SIGINT.
+LOST = getattr(signal, "SIGUSR1", signal.SIGINT)
+# Errors by which Dask says that work was lost with the worker or the scheduler that did it.
+LOST_ERRORS = ("KilledWorker", "CommClosedError", "FutureCancelledError")
 
 
 @contextlib.contextmanager
@@ -32,16 +38,25 @@ def processes(count: int | None = None) -> Iterator[Callable]:
     Raises:
         InputError: a process was ended from outside.
     """
-    ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    if (quiet := "ignore:resource_tracker") not in sys.warnoptions:
-        sys.warnoptions.append(quiet)  # or loky's tracker may name what a Ctrl-C left, and removed
+    # or the tracker of joblib's processes may name what a Ctrl-C left, and removed
+    quiet = "ignore:resource_tracker"
+    if quiet not in sys.warnoptions:
+        sys.warnoptions.append(quiet)
     try:
-        with interrupts_here(), joblib.parallel_config("loky", n_jobs=count or -1, **ignore):
+        with (
+            interrupts_here(),
+            joblib.parallel_config(
+                "loky",
+                n_jobs=count or -1,
+                initializer=signal.signal,
+                initargs=(signal.SIGINT, signal.SIG_IGN),
+            ),
+        ):
             yield lambda function: function
     except BrokenProcessPool as error:
-        cause = "a process was ended from outside, perhaps for want of memory"
         raise InputError(
-            f"{cause}: run it again, with fewer workers; what is there is kept"
+            "a process was ended from outside, perhaps for want of memory: "
+            "run it again, with fewer workers; what is there is kept"
         ) from error
     finally:
         get_reusable_executor().shutdown(kill_workers=True)
@@ -56,7 +71,8 @@ def interrupts_here() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # its start would end the blocking
+    # its start would end the blocking
+    resource_tracker.ensure_running()
     over = threading.Event()
     threading.Thread(target=over.wait, daemon=True).start()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -80,7 +96,8 @@ def cluster(address: str | None) -> Iterator[Callable]:
         yield lambda function: function
         return
     client = connect(address)
-    over, lost = threading.Event(), threading.Event()
+    over = threading.Event()
+    lost = threading.Event()
     signal.signal(LOST, signal.default_int_handler)
     threading.Thread(target=watch, args=(client, over, lost), daemon=True).start()
     try:
@@ -88,12 +105,13 @@ def cluster(address: str | None) -> Iterator[Callable]:
             yield pack
     except BaseException as error:
         kind = type(error).__name__
-        if lost.is_set() or kind in ("KilledWorker", "CommClosedError", "FutureCancelledError"):
-            cause = f"scheduler = {address!r}: the work was lost with its workers ({kind})"
+        if lost.is_set() or kind in LOST_ERRORS:
             raise InputError(
-                f"{cause}; start them and run this again: it goes on from there"
+                f"scheduler = {address!r}: the work was lost with its workers ({kind}); "
+                "start them and run this again: it goes on from there"
             ) from error
-        if kind == "InputError" and not isinstance(error, InputError):  # unpickled, another class
+        if kind == "InputError" and not isinstance(error, InputError):
+            # unpickled from a worker: another class of that name
             raise InputError(error) from error
         raise
     finally:
@@ -107,23 +125,54 @@ def connect(address: str) -> object:
         from distributed import Client
     except ImportError:
         raise InputError("a cluster needs Dask here as well: pip install distributed") from None
-    client = None
-    gc.collect()  # a half-made client would close itself while this one is made, and lock both
-    with contextlib.suppress(Exception):
+    # a half-made client would close itself while the next one is made, and lock both
+    gc.collect()
+    try:
         client = Client(address, timeout=10)
+    except Exception:
+        client = None
     if client is None:
+        # not in the handler, where the error still holds the half-made client
         gc.collect()
-        cure = "start one with: dask scheduler"
-        raise InputError(f"scheduler = {address!r}: no Dask scheduler answers; {cure}")
-    threads = client.nthreads().values()
-    if not threads or max(threads) > 1:  # threads of a process share AugLy's and torch's generators
-        client.close()
-        found = f"a worker has {max(threads)} threads" if threads else "there is no worker"
-        cure = f"start them with: dask worker {address} --nthreads 1"
-        raise InputError(f"scheduler = {address!r}: {found}; {cure}")
-    for name in {"augment", "data"} & set(sys.modules):  # no worker need have them on its path
-        cloudpickle.register_pickle_by_value(sys.modules[name])
+        raise InputError(
+            f"scheduler = {address!r}: no Dask scheduler answers; start one with: dask scheduler"
+        )
+    refuse_workers(client, address)
+    # no worker need have the project on its path
+    for module in find_modules(PROJECT):
+        cloudpickle.register_pickle_by_value(module)
     return client
+
+
+def refuse_workers(client: object, address: str) -> None:
+    """Close the client and raise InputError where there is no worker, or one of several threads."""
+    threads = client.nthreads().values()
+    if not threads:
+        found = "there is no worker"
+    elif max(threads) > 1:
+        # the threads of a process share AugLy's and torch's generators
+        found = f"a worker has {max(threads)} threads"
+    else:
+        return
+    client.close()
+    raise InputError(
+        f"scheduler = {address!r}: {found}; start them with: dask worker {address} --nthreads 1"
+    )
+
+
+def find_modules(folder: Path) -> list[types.ModuleType]:
+    """Return the imported modules whose files lie below a folder, but for installed ones."""
+    environments = [Path(prefix) for prefix in {sys.prefix, sys.base_prefix}]
+    # an environment in the folder, such as .venv
+    within = [place for place in environments if place.is_relative_to(folder)]
+    found = []
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str) or not Path(file).is_relative_to(folder):
+            continue
+        if not any(Path(file).is_relative_to(place) for place in within):
+            found.append(module)
+    return found
 
 
 def pack(function: Callable) -> Callable:
@@ -137,9 +186,11 @@ def watch(client: object, over: threading.Event, lost: threading.Event) -> None:
     missed = 0
     while missed < 3 and not over.wait(5):
         try:
-            missed = 0 if client.nthreads() else missed + 1
-        except Exception:  # the scheduler does not answer
-            missed += 1
+            workers = client.nthreads()
+        except Exception:
+            # the scheduler does not answer
+            workers = {}
+        missed = 0 if workers else missed + 1
     if missed == 3:
         lost.set()
         _thread.interrupt_main(LOST)

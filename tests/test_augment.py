@@ -11,17 +11,25 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import distributed
 import joblib
 import numpy as np
 import pytest
-from conftest import CLI, fails, make_pool, run_script, save_photo, saved, tree, wait_for
+from conftest import CLI, ROOT, fails, make_pool, run_script, save_photo, saved, tree, wait_for
 from PIL import Image
 
-from augment import OPERATIONS, augment_folder, augment_image, main
+from augment import (
+    OPERATIONS,
+    augment_folder,
+    augment_image,
+    describe_operations,
+    describe_values,
+    main,
+)
 from data.images import load_image
-from data.workers import processes
+from data.workers import find_modules, processes
 
 augment_here = functools.partial(augment_folder, workers=1)
 on_posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither to set")
@@ -71,6 +79,33 @@ def test_each_operation_changes_the_image_within_limits_and_three_make_a_copy(tm
         assert 0 <= crop["y1"] < crop["y1"] + 0.698 < crop["y2"] <= 1
         assert max(emoji["x_pos"], emoji["y_pos"]) + emoji["emoji_size"] <= 1
     assert all(len({draw[key] for draw in varied}) > 60 for key in varied[0])
+
+
+def test_a_table_tells_what_each_operation_does_and_how_strong_it_is(monkeypatch):
+    rows = describe_operations()
+    strengths = {row["operation"]: row["strength"] for row in rows}
+    assert list(strengths) == list(OPERATIONS)
+    assert all(row["does"] for row in rows)
+    assert strengths["rotate"] == "degrees: −30 … −5 or 5 … 30"
+    assert strengths["hflip"] == "always"
+    assert "contrast_factor: 0.6 … 0.85 or 1.15 … 1.4" in strengths["color_jitter"]
+    assert strengths["random_noise"] == "var: 0.002 … 0.01; seed: another one each time"
+    assert " different ones in 1000 draws; emoji_size: 0.12 … 0.3" in strengths["overlay_emoji"]
+    assert rows == describe_operations()
+
+    monkeypatch.setitem(OPERATIONS, "rotate", lambda rng: {"degrees": rng.uniform(40, 60)})
+    monkeypatch.setitem(OPERATIONS, "opacity", lambda rng: {"level": 0.5})
+    edited = {row["operation"]: row["strength"] for row in describe_operations()}
+    assert edited["rotate"] == "degrees: 40 … 60"
+    assert edited["opacity"] == "level: 0.5"
+
+
+def test_what_is_drawn_is_told_in_words():
+    assert describe_values("level", [3, 3, 3]) == "level: 3"
+    evenly = [0.5 + number / 1000 for number in range(501)]
+    assert describe_values("level", evenly) == "level: 0.5 … 1"
+    assert describe_values("level", evenly[:201] + evenly[-201:]) == "level: 0.5 … 0.7 or 0.8 … 1"
+    assert describe_values("mode", ["a", "b", "a"]) == "mode: 2 different ones in 3 draws"
 
 
 def test_starts_without_torch_and_works_without_libmagic():
@@ -239,7 +274,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(small_pool, output, cap
         assert (printed, line.count("\n"), line[:12]) == ("", 1, "augment.py: ")
     assert line.endswith(f"operations = draw: must be of {', '.join(OPERATIONS)}\n")
     assert not [*output.parent.rglob("out")]
-    monkeypatch.setattr("augment.augment_file", lambda *_: os.kill(os.getpid(), 9))
+    monkeypatch.setattr("augment.augment_file", lambda **_: os.kill(os.getpid(), 9))
     with fails("a process was ended from outside"):
         augment_folder(small_pool, output, workers=2)
 
@@ -287,6 +322,28 @@ def test_cluster_gives_the_same_bytes_and_makes_only_what_is_missing(cluster, po
     done = subprocess.run(command, cwd=tmp_path, timeout=60)  # paths below where it was started
     assert done.returncode == 1
     assert tree(there) == tree(here)
+
+
+def test_a_cluster_gets_the_modules_of_the_project_but_no_installed_ones(tmp_path, monkeypatch):
+    environment = tmp_path / ".venv"
+    files = {
+        "own_network": tmp_path / "own_network.py",
+        "own_layers.blocks": tmp_path / "own_layers" / "blocks.py",
+        "installed": environment / "lib" / "installed.py",
+        "elsewhere": tmp_path.parent / "elsewhere.py",
+        # as some compiled modules call theirs
+        "compiled": "own_network.py",
+    }
+    for name, file in files.items():
+        module = types.ModuleType(name)
+        module.__file__ = str(file)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(sys, "prefix", str(environment))
+    found = [module.__name__ for module in find_modules(tmp_path)]
+    assert found == ["own_network", "own_layers.blocks"]
+    ours = {module.__name__ for module in find_modules(ROOT)}
+    assert {"augment", "data", "data.images"} <= ours
+    assert not ours & {"joblib", "distributed"}
 
 
 def test_copy_that_cannot_be_written_is_one_line(cluster, small_pool, tmp_path):
