@@ -2,13 +2,10 @@
 
 import _thread
 import contextlib
-import ctypes
 import gc
-import platform
 import signal
 import sys
 import threading
-import time
 import types
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -194,57 +191,3 @@ def watch(client: object, over: threading.Event, lost: threading.Event) -> None:
     if missed == 3:
         lost.set()
         _thread.interrupt_main(LOST)
-
-
-def show_progress(name: str, log: Path) -> Callable[[int, int, list[float]], None]:
-    """Return a function to be called with (steps done, steps in all, losses of the epochs so far).
-
-    It keeps one line in the notebook up to date, and adds a line per epoch to the file `log`.
-    """
-    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    display = sys.modules["IPython"].display.display if shell else lambda *_, **__: None
-    line = display({"text/plain": name}, raw=True, display_id=True)
-    start, first, shown, epochs = time.monotonic(), 0, 0.0, 0
-
-    def report(done: int, steps: int, losses: list[float]) -> None:
-        nonlocal first, shown, epochs
-        now, first = time.monotonic() - start, first or done  # a run that goes on starts late
-        left = now / (done - first + 1) * (steps - done)
-        loss = f"loss {losses[-1]:.4f}, " if losses else ""
-        text = f"{name}: {done}/{steps} steps, {loss}{now:.0f} s, {left:.0f} s left"
-        if line and (now - shown > 0.5 or done == steps):
-            shown = now
-            line.update({"text/plain": text}, raw=True)
-        if len(losses) > epochs:
-            epochs = len(losses)
-            if not line:
-                print(text, flush=True)
-            with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as file:
-                print(time.ctime(), text, sep=", ", file=file)
-
-    return report
-
-
-def keep_memory() -> None:
-    """Have this process keep the memory that it frees, on Linux with glibc.
-
-    Training frees as much at every step as it then asks for again, page by page: 2.60 → 2.41 s a
-    step of ResNet-50 on two cores.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap as well
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: and the heap never shrinks
-
-
-@contextlib.contextmanager
-def memory_for_training(image_size: int) -> Iterator[None]:
-    """Keep memory for the next step; where it is lacking, on a GPU or here, raise InputError."""
-    keep_memory()
-    try:
-        yield
-    except RuntimeError as error:  # torch's, of several kinds
-        if any(text in str(error) for text in ("out of memory", "allocate memory")):
-            cure = f"lower batch_size or image_size ({image_size})"
-            raise InputError(f"no memory: {cure}") from error
-        raise

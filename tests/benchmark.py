@@ -31,7 +31,8 @@ from torchvision import datasets, models, transforms
 from augment import augment_folder, augment_image
 from data.drawings import draw_dataset
 from data.images import load_image
-from data.workers import keep_memory
+from data.notebook.devices import autocast, fast_dtype, keep_memory
+from data.notebook.loader import MEAN, STD, count_batches, load_dataset
 
 LADDER = ["plain tutorial loop", "decoded once", "channels last", "low precision"]
 LADDER += ["fused Adam, no .item()", "bare step"]  # each with everything before it
@@ -41,7 +42,7 @@ COPIES, EPOCHS, PHOTOS, MANY = 3, 10, 112, 20  # of a repeat; MANY: copies, agai
 ARMS = "original augmented", "original augmented original_matched", "original mixed"
 
 notebook = define_notebook()
-NORMALISE = transforms.Normalize(notebook.MEAN, notebook.STD)
+NORMALISE = transforms.Normalize(MEAN, STD)
 spawn = partial(ProcessPoolExecutor, 1, get_context("spawn"))  # a process of its own
 RUNNING, MARKS = {}, []  # in a process that measures: its loops, and when their steps ended
 
@@ -108,7 +109,7 @@ def judge(what, values, sign, limit, form=".2f"):
 def prepared(loader, device, layout=torch.channels_last):
     """Yield a loader's batches, epoch after epoch, normalised on the device."""
     for epoch in itertools.count():
-        loader.sampler.epoch = epoch
+        loader.sampler.set_epoch(epoch)
         for images, labels in loader:
             images = images.to(device)
             if images.dtype == torch.uint8:
@@ -119,11 +120,11 @@ def prepared(loader, device, layout=torch.channels_last):
 def train(model, batches, optimizer, low=True, read=False):
     """Train on batches; `low`: in the notebook's precision, `read`: each loss by .item()."""
     device, total = next(model.parameters()).device, 0.0
-    half = low and notebook.fast_dtype(device) == torch.float16
+    half = low and fast_dtype(device) == torch.float16
     scaler = torch.amp.GradScaler(device.type, 1024, enabled=half)
     model.train()
     for images, labels in batches:
-        with notebook.autocast(device) if low else contextlib.nullcontext():
+        with autocast(device) if low else contextlib.nullcontext():
             loss = nn.functional.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
@@ -135,7 +136,7 @@ def train(model, batches, optimizer, low=True, read=False):
 
 def notebook_parts(options):
     """Return the notebook's loader, and its network on the device."""
-    loader = notebook.load_dataset(options.train, options.size, options.batch, options.seed)
+    loader = load_dataset(options.train, options.size, options.batch, options.seed)
     model = notebook.initialize_model(2, options.seed, options.model)
     return loader, model.to(options.device)
 
@@ -323,12 +324,14 @@ def measure_peers(options):
 
 def measure_answer(options):
     """Print the minutes of training in one repeat of the experiment, by network and arms."""
-    config = argparse.Namespace(copies=COPIES, num_epochs=EPOCHS, batch_size=options.batch)
+    images = dict.fromkeys(notebook.ARMS, PHOTOS)
+    images |= dict.fromkeys(("augmented", "original_matched"), COPIES * PHOTOS)
     chosen = [argparse.Namespace(**vars(options) | {"model": f"resnet{n}"}) for n in (50, 18)]
     jobs = {choice.model: loop_jobs([OURS], choice)[OURS] for choice in chosen}
     seconds = in_turns(jobs, options.rounds)
     for (name, times), arms in itertools.product(seconds.items(), ARMS):
-        steps = sum(notebook.count_steps(arm, PHOTOS, config) for arm in arms.split())
+        epochs = [count_batches(images[arm], options.batch) for arm in arms.split()]
+        steps = EPOCHS * sum(epochs)
         minutes = show([second * steps / 60 for second in times], ".1f")
         print(f"  {name}, {arms}: {steps} × {median(times):.3f} s = {minutes} minutes a repeat")
     print(f"  → answer: of {PHOTOS} photos, {COPIES} copies of each, {EPOCHS} epochs")
@@ -350,7 +353,7 @@ def main():
     add("--model", default="resnet50", help="of step, gate and peers (default: resnet50)")
     add("--device", default="cuda" if cuda else "cpu")
     options = parser.parse_args(namespace=argparse.Namespace(seed=0))
-    options.precision = notebook.fast_dtype(torch.device(options.device))
+    options.precision = fast_dtype(torch.device(options.device))
     if unknown := set(options.only.split(",")) - set(PARTS):
         parser.error(f"--only {', '.join(unknown)}: not one of {', '.join(PARTS)}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {vars(options)}")

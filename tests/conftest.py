@@ -35,6 +35,10 @@ def read_notebook() -> dict:
     return json.loads((ROOT / "notebook.ipynb").read_text(encoding="utf-8"))
 
 
+CELLS = [cell for cell in read_notebook()["cells"] if cell["cell_type"] == "code"]
+CODE = ["".join(cell["source"]) for cell in CELLS]
+
+
 @pytest.fixture
 def notebook():
     return define_notebook()
@@ -46,14 +50,27 @@ def define_notebook() -> SimpleNamespace:
     Statements that do something are left out, so what they would have set is the test's to give.
     """
     namespace = {"__name__": "notebook"}
-    for number, cell in enumerate(read_notebook()["cells"]):
-        if cell["cell_type"] == "code":
-            source, name = "".join(cell["source"]), f"notebook cell {number}"
-            linecache.cache[name] = len(source), None, source.splitlines(True), name
-            tree = ast.parse(source)
-            tree.body = [node for node in tree.body if _defines(node)]
-            exec(compile(tree, name, "exec"), namespace)
+    for number, source in enumerate(CODE):
+        tree = ast.parse(source)
+        tree.body = [node for node in tree.body if _defines(node)]
+        name = remember_source(source, f"notebook cell {number}")
+        exec(compile(tree, name, "exec"), namespace)
     return SimpleNamespace(globals=namespace, **namespace)
+
+
+def run_page(cells: list[str] = CODE) -> dict:
+    """Run code cells from top to bottom in this process; return what they leave behind."""
+    namespace = {"__name__": "notebook"}
+    for number, source in enumerate(cells):
+        name = remember_source(source, f"cell {number} of {len(source)} characters")
+        exec(compile(source, name, "exec"), namespace)
+    return namespace
+
+
+def remember_source(source: str, name: str) -> str:
+    """Let a cell's source be found by the name it is compiled under, as in Jupyter."""
+    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    return name
 
 
 def _defines(node: ast.stmt) -> bool:
@@ -170,7 +187,7 @@ def fails(line: str):
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 900
     while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"
         threading.Event().wait(0.02)
@@ -181,7 +198,7 @@ def run_script(*arguments, encoding="utf-8", **environ) -> subprocess.CompletedP
     """Run `python ARGUMENTS` in the project's folder."""
     environ = os.environ | {"PYTHONIOENCODING": encoding} | environ
     command = [sys.executable, *map(str, arguments)]
-    options = {"capture_output": True, "text": True, "encoding": encoding, "timeout": 120}
+    options = {"capture_output": True, "text": True, "encoding": encoding, "timeout": 900}
     return subprocess.run(command, cwd=ROOT, env=environ, **options)
 
 
@@ -189,10 +206,3 @@ def tree(folder: Path) -> dict[str, bytes]:
     """Return {relative path: bytes} of every file below `folder`."""
     files = (path for path in Path(folder).rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def run_cell(notebook, text, **state):
-    """Execute the one code cell that holds `text` among what the notebook defines."""
-    cells = ["".join(x["source"]) for x in read_notebook()["cells"] if x["cell_type"] == "code"]
-    (source,) = (cell for cell in cells if text in cell)
-    exec(compile(source, "cell", "exec"), notebook.globals | state)

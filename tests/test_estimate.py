@@ -2,14 +2,16 @@
 
 import itertools
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, run_cell
+from conftest import CODE, ROOT
 from scipy import stats
 from sklearn.metrics import precision_recall_fscore_support
+
+from data.notebook import statistics
+from data.notebook.statistics import compare, estimate, summarize
 
 FOLDS = np.repeat(np.arange(5), 28)
 ARMS = ["original", "augmented", "original_matched", "mixed"]
@@ -31,27 +33,31 @@ def predictions_of(hits, shared=False):
     )
 
 
-def summary_of(notebook, rows, classes=("cats", "dogs")):
+def summary_of(rows, classes=("cats", "dogs")):
     """Return the summary of an arm whose runs are those of the rows."""
-    average = {"average": "binary", "pos_label": classes[1]} if len(classes) == 2 else {}
-    options, runs = {"zero_division": 0, "average": "macro"} | average, []
+    options = {"zero_division": 0, "average": "macro"}
+    if len(classes) == 2:
+        options |= {"average": "binary", "pos_label": classes[1]}
+    scores = []
     for _, run in rows.groupby("seed"):
-        figures = precision_recall_fscore_support(run.label, run.prediction, **options)[:3]
-        figures += ((run.label == run.prediction).mean(),)
-        runs.append(dict(zip(notebook.METRICS, map(float, figures), strict=True)))
-    return notebook.summarize(rows, runs, list(classes))
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            run["label"], run["prediction"], **options
+        )
+        accuracy = (run["label"] == run["prediction"]).mean()
+        scores.append({"precision": precision, "recall": recall, "f1": f1, "accuracy": accuracy})
+    return summarize(rows, scores, list(classes))
 
 
-def test_disjoint_folds_that_scatter_give_the_paired_t_test(notebook):
+def test_disjoint_folds_that_scatter_give_the_paired_t_test():
     shares = np.array([0.1, 0.9, 0.3, 0.6, 0.8])
     gains = (np.random.default_rng(0).random((5, 28)) < shares[:, None]) - 0.2
     paired = stats.ttest_1samp(gains.mean(axis=1), 0)
     interval, error = paired.confidence_interval(), stats.sem(gains.mean(axis=1))
-    found = notebook.estimate(gains.ravel(), FOLDS, range(140))
+    found = estimate(gains.ravel(), FOLDS, range(140))
     assert found == pytest.approx((gains.mean(), *interval, paired.pvalue, error))
 
 
-def test_crossed_runs_give_the_two_way_analysis(notebook):
+def test_crossed_runs_give_the_two_way_analysis():
     draw, runs, photos = np.random.default_rng(1).normal, 4, 60
     gains = draw(0.5, size=(runs, 1)) + draw(size=photos) + draw(size=(runs, photos))
     run_means, photo_means = gains.mean(axis=1, keepdims=True), gains.mean(axis=0)
@@ -61,7 +67,7 @@ def test_crossed_runs_give_the_two_way_analysis(notebook):
     total = of_runs + (of_photos - of_rest) * (photos - 1) / photos
     error, freedom = (total / gains.size) ** 0.5, (runs - 1) * (total / of_runs) ** 2
     run, photo = np.indices(gains.shape).reshape(2, -1)
-    found = notebook.estimate(gains.ravel(), run, photo)
+    found = estimate(gains.ravel(), run, photo)
     interval = stats.t.interval(0.95, freedom, gains.mean(), error)
     p_value = 2 * stats.t.sf(gains.mean() / error, freedom)
     assert found == pytest.approx((gains.mean(), *interval, p_value, error))
@@ -88,47 +94,47 @@ def simulate(rng, runs, photos, luck, difference):
 
 @pytest.mark.parametrize("luck", [0.0, 0.06, 0.14])
 @pytest.mark.parametrize("design", DESIGNS)
-def test_false_alarms_coverage_and_power_in_simulated_experiments(notebook, design, luck):
+def test_false_alarms_coverage_and_power_in_simulated_experiments(design, luck):
     rng, (runs, photos), rates = np.random.default_rng(3), DESIGNS[design], []
     for difference in (0.0, 0.3):
         right = simulate(rng, runs, photos, luck, difference)
-        found = [notebook.estimate(b - a, runs, photos) for a, b in right]
+        found = [estimate(b - a, runs, photos) for a, b in right]
         rates.append(np.mean([p_value < 0.05 for *_, p_value, _ in found]))
-        own = [notebook.estimate(arm, runs, photos) for arm in right[:, 0]]
+        own = [estimate(arm, runs, photos) for arm in right[:, 0]]
         rates.append(np.mean([low <= 0.5 - difference / 2 <= high for _, low, high, *_ in own]))
     assert rates[0] <= 0.09 and rates[1] >= 0.91 and rates[2] >= (0.7 if luck < 0.1 else 0.28)
 
 
-def test_one_run_or_ten_are_no_surer_than_their_photos_and_one_test_not_at_all(notebook):
-    assert notebook.estimate([1], [0], ["a"]) == (1, None, None, None, None)
-    mean, *interval, _, error = notebook.estimate(np.arange(28) < 20, [0] * 28, range(28))
+def test_one_run_or_ten_are_no_surer_than_their_photos_and_one_test_not_at_all():
+    assert estimate([1], [0], ["a"]) == (1, None, None, None, None)
+    mean, *interval, _, error = estimate(np.arange(28) < 20, [0] * 28, range(28))
     assert error == pytest.approx((28 * mean * (1 - mean) + 2) ** 0.5 / 28)
     assert tuple(interval) == pytest.approx(stats.t.interval(0.95, 27, mean, error))
     run, photo = np.indices((10, 10)).reshape(2, -1)
-    mean, *interval, _, error = notebook.estimate(photo < 6, run, photo)
+    mean, *interval, _, error = estimate(photo < 6, run, photo)
     assert tuple(interval) == pytest.approx(stats.t.interval(0.95, 9, mean, error))
 
 
 @pytest.mark.parametrize("value", [0, 1])
-def test_where_all_are_equal_nothing_is_certain(notebook, value):
-    mean, low, high, p_value, _ = notebook.estimate([value] * 140, FOLDS, range(140))
+def test_where_all_are_equal_nothing_is_certain(value):
+    mean, low, high, p_value, _ = estimate([value] * 140, FOLDS, range(140))
     assert low < mean == value < high and high - low > 0.02 and (p_value == 1) == (value == 0)
 
 
-def test_every_interval_holds_its_mean(notebook):
+def test_every_interval_holds_its_mean():
     rng = np.random.default_rng(4)
     for _ in range(100):
         n = rng.integers(1, 30)
         rows = rows_of("original", 0, rng.random(n) < rng.random())
         rows["seed"] = rng.integers(0, rng.integers(1, 6), n)
-        for shown in summary_of(notebook, rows).values():
+        for shown in summary_of(rows).values():
             assert shown["low"] is None or 0 <= shown["low"] <= shown["mean"] <= shown["high"] <= 1
 
 
-def test_scores_are_pooled_over_the_tests_of_all_repeats(notebook):
+def test_scores_are_pooled_over_the_tests_of_all_repeats():
     draws = np.random.default_rng(5).random((4, 20))
     rows = pd.concat(rows_of("mixed", i, draws[i, 3 * i :] < 0.7) for i in range(4))
-    summary = summary_of(notebook, rows, ["dogs", "cats"])
+    summary = summary_of(rows, ["dogs", "cats"])
     pooled = precision_recall_fscore_support(rows["label"], rows["prediction"], labels=["cats"])
     expected = [*np.ravel(pooled[:3]), (rows["label"] == rows["prediction"]).mean()]
     assert list(summary) == ["precision", "recall", "f1", "accuracy"]
@@ -136,24 +142,24 @@ def test_scores_are_pooled_over_the_tests_of_all_repeats(notebook):
     assert all(type(value) is float for shown in summary.values() for value in shown.values())
 
 
-def test_a_class_seen_in_too_few_runs_has_no_interval(notebook):
+def test_a_class_seen_in_too_few_runs_has_no_interval():
     nothing = {"mean": 0, "low": None, "high": None}
     rows = predictions_of({"mixed": [20, 20, 20]})
-    assert summary_of(notebook, rows)["precision"]["low"] > 0
+    assert summary_of(rows)["precision"]["low"] > 0
     rows.loc[rows["seed"] == 0, "prediction"] = "cats"
-    assert summary_of(notebook, rows)["precision"]["low"] is None
+    assert summary_of(rows)["precision"]["low"] is None
     rows["prediction"] = "cats"
-    summary = summary_of(notebook, rows)
+    summary = summary_of(rows)
     assert summary["precision"] == nothing
     assert summary["recall"]["mean"] == summary["f1"]["mean"] == 0 < summary["recall"]["high"]
-    *scores, accuracy = summary_of(notebook, rows[rows["label"] == "cats"]).values()
+    *scores, accuracy = summary_of(rows[rows["label"] == "cats"]).values()
     assert scores == [nothing] * 3 and accuracy["low"] < accuracy["mean"] == 1
 
 
-def test_more_than_two_classes_have_macro_averages_of_the_runs(notebook):
+def test_more_than_two_classes_have_macro_averages_of_the_runs():
     classes = ["ants", "bees", "cats"]
     rows = pd.concat(rows_of("mixed", i, np.arange(12) < 5 + i, 0, classes) for i in range(3))
-    *averages, accuracy = summary_of(notebook, rows, classes).values()
+    *averages, accuracy = summary_of(rows, classes).values()
     expected = np.zeros(3)
     for _, run in rows.groupby("seed"):
         pair = run["label"], run["prediction"]
@@ -163,10 +169,10 @@ def test_more_than_two_classes_have_macro_averages_of_the_runs(notebook):
     assert accuracy["low"] < accuracy["mean"] == 0.5 < accuracy["high"]
 
 
-def test_only_tests_that_both_arms_made_are_compared(notebook):
+def test_only_tests_that_both_arms_made_are_compared():
     rows = predictions_of({"original": [10, 12, 11, 28], "mixed": [20, 14, 17]})
     rows = rows.sample(frac=1, random_state=1)  # in whatever order
-    found = notebook.compare("original", "mixed", rows, True)
+    found = compare(rows, "original", "mixed", tested=True)
     assert (found["runs"], found["photos"], found["difference"]) == (3, 84, 18 / 84)
     assert found["p_value"] == pytest.approx(stats.ttest_1samp([10, 2, 6], 0).pvalue)
     assert [type(value) for value in found.values()] == [str, str] + [float] * 4 + [int] * 2
@@ -174,25 +180,29 @@ def test_only_tests_that_both_arms_made_are_compared(notebook):
 
 
 @pytest.mark.parametrize("repeats", [1, 2, 3])
-def test_an_interval_needs_one_or_three_repeats_and_a_p_value_three(notebook, repeats):
+def test_an_interval_needs_one_or_three_repeats_and_a_p_value_three(repeats):
     rows = predictions_of({"original": [0] * repeats, "mixed": [28] * repeats}, shared=True)
-    found = notebook.compare("original", "mixed", rows, True)
+    found = compare(rows, "original", "mixed", tested=True)
     assert found["photos"] == 28
     assert (found["low"] is None, found["high"]) == ((True, None) if repeats == 2 else (False, 1))
     assert (found["p_value"] is None) == (repeats < 3)
-    assert notebook.compare("original", "mixed", rows, False)["p_value"] is None
+    assert compare(rows, "original", "mixed", tested=False)["p_value"] is None
 
 
-def section_8(notebook, rows, **options):
-    """Run the cell that compares the arms; return what it says and what it puts into metrics."""
-    runs = rows.seed.nunique()
-    arms = {arm: {"runs": [{"seconds": 300}] * runs} for arm in rows.arm.unique()}
-    state = {"predictions": rows, "metrics": {"arms": arms}, "results_path": None, "drawn": False}
-    state |= {"config": SimpleNamespace(repeats=runs), "classes": ["cats", "dogs"], "said": []}
-    state |= {"Markdown": str, "get_ipython": lambda: True, "save_results": lambda *_: None}
-    state |= {"display": state["said"].append}
-    run_cell(notebook, 'metrics["comparison"] =', **state | options)
-    return state["said"][0], state["metrics"]["comparison"]
+@pytest.fixture
+def section_8(notebook):
+    """Run the cell that compares the arms; return the comparisons."""
+    (cell,) = [source for source in CODE if source.startswith("comparisons = []")]
+
+    def run_cell(predictions):
+        state = dict.fromkeys(("results", "about", "finished", "given_up"))
+        state |= {"predictions": predictions, "summaries": list(predictions["arm"].unique())}
+        state |= {"save_results": lambda *_: None, "display": lambda table: None}
+        page = notebook.globals | state
+        exec(compile(cell, "section 8", "exec"), page)
+        return page["comparisons"]
+
+    return run_cell
 
 
 @pytest.mark.parametrize(
@@ -205,19 +215,14 @@ def section_8(notebook, rows, **options):
         (["augmented"], []),
     ],
 )
-def test_one_question_is_tested_the_first_that_the_arms_allow(notebook, arms, tested):
-    said, found = section_8(notebook, predictions_of({arm: [9, 14, 12] for arm in arms}))
-    assert [(one["a"], one["b"]) for one in found if one["p_value"] is not None] == tested
-    assert len(found) == sum(set(pair) <= set(arms) for pair in notebook.QUESTIONS)
-    assert ("These arms allow" in said) == (not found)
-
-
-def test_published_results_stand_beside_photos_of_cats_and_dogs_only(notebook):
-    rows = predictions_of({"original": [9, 14, 12], "augmented": [10, 15, 13]})
-    assert "Five groups published" in section_8(notebook, rows)[0]
-    assert "Five groups" not in section_8(notebook, rows, classes=["ants", "bees"])[0]
-    said = section_8(notebook, rows, drawn=True)[0]
-    assert "Five groups" not in said and "Of drawings, not of photos" in said
+def test_one_question_is_tested_the_first_that_the_arms_allow(notebook, section_8, arms, tested):
+    predictions = predictions_of({arm: [9, 14, 12] for arm in arms})
+    comparisons = section_8(predictions)
+    pairs = [(row["a"], row["b"]) for row in comparisons if row["p_value"] is not None]
+    assert pairs == tested
+    assert len(comparisons) == sum(set(pair) <= set(arms) for pair in notebook.QUESTIONS)
+    said = statistics.verdict(notebook.QUESTIONS, comparisons, predictions, seconds=600)
+    assert (said == "These arms allow no comparison.") == (not comparisons)
 
 
 NO_VERDICT = "No verdict", "networks", "nothing about augmentation", "repeats to 5 or", "50 min"
@@ -236,9 +241,8 @@ VERDICTS = [  # (same photos in all repeats, right of a, right of b, what is sai
 @pytest.mark.parametrize(("shared", "a", "b", "said"), VERDICTS)
 def test_the_verdict_says_what_the_figures_allow(notebook, shared, a, b, said):
     rows = predictions_of({"original_matched": a, "augmented": b}, shared)
-    found = notebook.compare("original_matched", "augmented", rows, True)
-    gains = notebook.paired_gains("original_matched", "augmented", rows)
-    text = notebook.verdict(found, notebook.repeats_needed(gains), 600)
+    found = compare(rows, "original_matched", "augmented", tested=True)
+    text = statistics.verdict(notebook.QUESTIONS, [found], rows, seconds=600)
     assert [words for words in said if words not in text] == [], text
     assert ("ecided" in text) == (", p = " in text) == (len(a) > 2)
     assert len(text.split()) <= 60, text
@@ -251,18 +255,19 @@ def test_no_verdict_is_longer_than_sixty_words(notebook, runs):
     for (a, b), p_value, gain, more in itertools.product(*choices):
         row = {"a": a, "b": b, "difference": gain, "p_value": p_value, "runs": runs, "photos": 140}
         row |= {"low": None, "high": None} if runs == 2 else {"low": -1.0, "high": 1.0}
-        text = notebook.verdict(row, more, 123_456.7)
+        question = notebook.QUESTIONS[a, b]
+        text = statistics.describe_comparison(question, row, more, seconds=123_456.7)
         assert len((text + " *Of drawings, not of photos.*").split()) <= 60, text
         assert text.startswith("**Not tested") == (runs > 2 and p_value is None)
 
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "data/figures").glob("*/")), ids=str)
-def test_the_readme_tells_what_the_committed_predictions_give(notebook, folder):
+def test_the_readme_tells_what_the_committed_predictions_give(folder):
     lines = (ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-").splitlines()
     rows = pd.read_csv(folder / "predictions.csv")
     expected = []
     for told in json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["comparison"]:
-        found = notebook.compare(told["a"], told["b"], rows, told["p_value"] is not None)
+        found = compare(rows, told["a"], told["b"], tested=told["p_value"] is not None)
         assert found == pytest.approx(told)
         gain, low, high = (100 * found[name] for name in ("difference", "low", "high"))
         expected.append((found["b"], f"| {gain:+.1f} | {low:+.1f} to {high:+.1f} |"))

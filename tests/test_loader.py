@@ -1,5 +1,6 @@
 """From a folder to batches: what is decoded, in which order it is shown, in which precision."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -8,7 +9,6 @@ from numpy.testing import assert_allclose
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-import numpy as np
 from data.notebook import devices
 from data.notebook.loader import (
     MEAN,

@@ -1,12 +1,8 @@
-"""The notebook's own functions: settings, network, loader, loop, runs, heat maps, format."""
+"""The page itself: set-up, settings, network, the loop, the scores, and the stored outputs."""
 
-import csv
 import inspect
-import itertools
 import json
-import pickle
 import re
-import shutil
 import subprocess
 import symtable
 import sys
@@ -15,85 +11,55 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, make_pool, read_notebook, run_cell, save_photo, tree
-from filelock import FileLock
-from PIL import Image
+from conftest import CELLS, CODE, ROOT, save_photo
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from torch import nn
 from torchvision.models import resnet18
 
-CELLS = [cell for cell in read_notebook()["cells"] if cell["cell_type"] == "code"]
-CODE = ["".join(cell["source"]) for cell in CELLS]
-ARMS = ("original", "augmented", "original_matched", "mixed")
-CPU = torch.device("cpu")
-MEAN, STD = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+from data.files import InputError
+from data.notebook import devices
+from data.notebook.loader import MEAN, STD, load_dataset
+from data.settings import read_settings
 
-
-class TinyNet(nn.Module):
-    """A network that trains in no time, under a ResNet's names."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer4 = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8), nn.ReLU())
-        self.fc = nn.Linear(8, 1000)
-
-    def forward(self, images):
-        return self.fc(self.layer4(images).mean((2, 3)))
-
-
-@pytest.fixture
-def small(notebook):
-    """The notebook with a tiny network in the place of every ResNet."""
-    notebook.globals["get_model"] = lambda name, weights: TinyNet()
-    return notebook
-
-
-@pytest.fixture
-def shades(tmp_path):
-    """Two dark and one bright image of class a, four bright ones of class b."""
-    for kind, greys in {"a": (10, 40, 200), "b": (180, 205, 220, 240)}.items():
-        (tmp_path / "shades" / kind).mkdir(parents=True)
-        for grey in greys:
-            image = Image.new("RGB", (20, 20), (grey,) * 3)
-            image.save(tmp_path / "shades" / kind / f"{grey:03}.png")
-    return tmp_path / "shades"
+ARMS = ["original", "augmented", "original_matched", "mixed"]
 
 
 def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def greys_of(loader):
-    """Return the grey value of each image of the next epoch."""
-    return torch.cat([images[:, 0, 0, 0] for images, _ in loader]).tolist()
-
-
-def in_precision(notebook, dtype):
-    notebook.globals["fast_dtype"] = lambda device: dtype
-
-
-def set_clock(notebook, step):
-    """Have the notebook see a clock that goes on by so many seconds whenever it is read."""
-    clock = itertools.count(0, step)
-    notebook.globals["time"] = SimpleNamespace(monotonic=lambda: next(clock))
+def names_of_cell(source):
+    """Return (names that a cell binds, names that it reads)."""
+    outermost = symtable.symtable(source, "cell", "exec")
+    bound = set()
+    read = set()
+    for symbol in outermost.get_symbols():
+        if symbol.is_assigned() or symbol.is_imported():
+            bound.add(symbol.get_name())
+        if symbol.is_referenced():
+            read.add(symbol.get_name())
+    tables = outermost.get_children()
+    while tables:
+        table = tables.pop()
+        tables.extend(table.get_children())
+        for symbol in table.get_symbols():
+            if symbol.is_global() and symbol.is_referenced():
+                read.add(symbol.get_name())
+    return bound, read
 
 
 def test_no_cell_changes_what_another_needs_so_that_any_may_be_run_again():
-    made, needed = [], set()
+    times_bound = {}
+    needed = set()
     for source in CODE:
-        tables = [symtable.symtable(source, "cell", "exec")]
-        for table in tables:
-            tables += table.get_children()
-        names = tables[0].get_symbols()
-        bound = {x.get_name() for x in names if x.is_assigned() or x.is_imported()}
-        inner = [x for table in tables[1:] for x in table.get_symbols() if x.is_global()]
-        needed |= {x.get_name() for x in (*names, *inner) if x.is_referenced()} - bound
-        made += bound
-    twice = {name for name in made if made.count(name) > 1}
-    assert twice & needed == {"metrics"}  # which the training cell completes
+        bound, read = names_of_cell(source)
+        for name in bound:
+            times_bound[name] = times_bound.get(name, 0) + 1
+        needed |= read - bound
+    twice = {name for name, times in times_bound.items() if times > 1}
+    assert twice & needed == set()
 
 
 @pytest.fixture
@@ -142,12 +108,20 @@ def test_in_vs_code_it_finds_its_files_beside_itself_and_elsewhere_says_where_it
 @pytest.fixture
 def settings(notebook):
     """Return the settings after an edit of their cell, under an environment."""
-    (cell,) = [x for x in CELLS if "parameters" in x["metadata"].get("tags", [])]
-    exec("".join(cell["source"]), defaults := {})
-    choices = {"model": ["resnet18", "resnet50"], "device": ["auto", "cpu"]}
-    choices |= {"arms": ARMS, "operations": notebook.OPERATIONS}
-    read = notebook.read_settings
-    return lambda environ=(), **edited: read(defaults | edited, dict(environ), **choices)
+    (cell,) = [cell for cell in CELLS if "parameters" in cell["metadata"].get("tags", [])]
+    defaults = {}
+    exec("".join(cell["source"]), defaults)
+    choices = {
+        "arms": list(notebook.ARMS),
+        "operations": list(notebook.OPERATIONS),
+        "model": ["resnet18", "resnet50"],
+        "device": ["auto", "cpu"],
+    }
+
+    def read(environ=(), **edited):
+        return read_settings(defaults | edited, dict(environ), **choices)
+
+    return read
 
 
 def test_defaults_are_those_of_the_experiment(settings, capsys):
@@ -190,12 +164,12 @@ BAD = {  # what is allowed, and values that are not
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_value_that_cannot_be_used_is_one_line(notebook, settings, name):
+def test_a_value_that_cannot_be_used_is_one_line(settings, name):
     allowed, values = BAD[name]
     for value in values:
         in_environment = [({name.upper(): value}, {})] if isinstance(value, str) else []
         for environ, edited in [({}, {name: value}), *in_environment]:
-            with pytest.raises(notebook.InputError) as error:
+            with pytest.raises(InputError) as error:
                 settings(environ, **edited)
             assert str(error.value).startswith(f"{name} = {value!r}: must be {allowed}")
             assert len(str(error.value).splitlines()) == 1
@@ -213,108 +187,38 @@ def test_any_resnet_starts_from_random_weights_that_follow_from_the_seed(noteboo
     assert inspect.signature(notebook.initialize_model).parameters["name"].default == "resnet50"
 
 
-def test_the_loader_gives_every_image_once_with_its_label(notebook, shades):
-    save_photo(shades / ".ipynb_checkpoints" / "a.png", 1)  # hidden folders are no classes
-    (shades / "empty").mkdir()
-    loader = notebook.load_dataset(shades, image_size=16, batch_size=3)
-    assert isinstance(loader, torch.utils.data.DataLoader)
-    assert issubclass(notebook.PhotoFolder, notebook.ImageFolder)
-    images, labels = zip(*loader, strict=True)
-    assert [tuple(batch.shape) for batch in images] == [(3, 3, 16, 16), (4, 3, 16, 16)]
-    assert all(batch.dtype == torch.uint8 for batch in images)
-    assert torch.cat(labels).tolist() == [0, 0, 0, 1, 1, 1, 1]
-    assert greys_of(loader) == [10, 40, 200, 180, 205, 220, 240]
-    assert (loader.names, loader.paths[2:4]) == (["a", "b"], ["a/200.png", "b/180.png"])
+@pytest.mark.parametrize(
+    ("batch_size", "steps"), [(32, [40, 110, 110, 40]), (37, [30, 100, 100, 30])]
+)
+def test_steps_of_the_four_arms_are_those_that_the_page_says(notebook, batch_size, steps):
+    # 112 = 3 * 37 + 1 and 336 = 9 * 37 + 3
+    images = {
+        Path("train"): {"cats": 56, "dogs": 56},
+        Path("train_aug"): {"cats": 168, "dogs": 168},
+    }
+    notebook.globals["count_images"] = images.get
+    config = SimpleNamespace(num_epochs=10, batch_size=batch_size)
+    assert [notebook.count_steps(arm, Path(), config) for arm in ARMS] == steps
 
 
-def test_the_order_of_an_epoch_follows_from_seed_and_epoch_alone(notebook, shades):
-    def orders(seed, epochs):
-        loader, found = notebook.load_dataset(shades, 16, 3, seed), []
-        for loader.sampler.epoch in epochs:
-            found.append(greys_of(loader))
-        return found
+def test_in_float32_the_loop_does_what_the_plain_tutorial_loop_does(notebook, pool, monkeypatch):
+    notebook.globals["fast_dtype"] = lambda device: torch.float32
+    monkeypatch.setattr(devices, "fast_dtype", lambda device: torch.float32)
+    # batches of 21 and 14
+    loader = load_dataset(pool, 32, 21)
+    model = notebook.initialize_model(2, 1, "resnet18")
+    losses = notebook.train_model(model, loader, steps=5, learning_rate=1e-4)
 
-    first = orders(1, range(4))
-    assert first[::-1] == orders(1, [3, 2, 1, 0])  # nothing before is replayed
-    assert len(set(map(tuple, first))) == 4 and first != orders(2, range(4))
-    assert all(sorted(order) == [10, 40, 180, 200, 205, 220, 240] for order in first)
-
-
-def test_a_last_batch_of_one_joins_the_one_before(notebook):
-    for count, sizes in ((1, [1]), (2, [2]), (4, [4]), (5, [5]), (6, [4, 2]), (9, [4, 5])):
-        batches = notebook.EpochBatches(np.arange(count)[:, None], 4, 1)
-        assert [len(batch) for batch in batches] == sizes
-        assert len(batches) == len(sizes) == notebook.count_batches(count, 4)
-
-
-def test_images_are_squeezed_by_pillow_and_normalised_for_the_network(notebook, tmp_path):
-    path = save_photo(tmp_path / "photos" / "a" / "1.jpg", 1, size=(90, 50))
-    before = tree(tmp_path)
-    ((images, _),) = notebook.load_dataset(tmp_path / "photos", 32)
-    expected = Image.open(path).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
-    assert (images[0].permute(1, 2, 0).numpy() == np.asarray(expected)).all()
-    assert tree(tmp_path) == before  # what is mapped into memory leaves no file
-    ready = notebook.to_device(images, CPU)
-    assert ready[0].permute(1, 2, 0).numpy() == pytest.approx(
-        (np.asarray(expected) / 255 - MEAN) / STD, abs=1e-5
-    )
-    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in (images, ready))
-
-
-def test_mixed_shows_each_photo_once_as_itself_or_as_one_of_its_copies(notebook, tmp_path):
-    rows = []
-    for i in range(1, 7):  # photos of grey 40, 80, …, their copies 1 to 3 brighter
-        photo = f"{'NA' if i < 4 else 'b'}/{i}.png"
-        for k, name in enumerate([photo, *(f"{photo[:-4]}_aug{k}.png" for k in range(3))]):
-            path = tmp_path / ("train_aug" if k else "train") / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8), (40 * i + k,) * 3).save(path)
-            rows += [{"copy": name, "source": photo}] if k else []
-    table = pd.DataFrame(rows).sample(frac=1, random_state=1)
-    table.to_csv(tmp_path / "train_aug" / "manifest.csv", index=False)
-    loader = notebook.load_dataset(tmp_path / "train", 8, 4, 1, tmp_path / "train_aug")
-    shown, drawn = np.zeros((7, 4), int), set()
-    for loader.sampler.epoch in range(400):
-        epoch = sorted(greys_of(loader))
-        assert [grey // 40 for grey in epoch] == [1, 2, 3, 4, 5, 6]
-        shown[[grey // 40 for grey in epoch], [grey % 40 for grey in epoch]] += 1
-        drawn.add(tuple(epoch))
-    assert len(drawn) > 350  # drawn anew each epoch
-    assert np.abs(shown[1:] - 100).max() < 4 * (400 * 0.25 * 0.75) ** 0.5  # each as often
-    for images, labels in loader:
-        assert (images[:, 0, 0, 0] // 40 > 3).int().tolist() == labels.tolist()
-
-
-def test_steps_of_the_four_arms_are_those_that_the_page_says(notebook):
-    config = SimpleNamespace(copies=3, num_epochs=10, batch_size=32)
-    assert [notebook.count_steps(arm, 112, config) for arm in ARMS] == [40, 110, 110, 40]
-    config.batch_size = 37  # 112 = 3 * 37 + 1 and 336 = 9 * 37 + 3
-    assert [notebook.count_steps(arm, 112, config) for arm in ARMS] == [30, 100, 100, 30]
-
-
-def test_precision_is_the_lowest_that_the_device_does_not_only_emulate(notebook, monkeypatch):
-    for new, expected in ((True, torch.bfloat16), (False, torch.float16)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, x=new: x)
-        assert notebook.fast_dtype(torch.device("cuda")) == expected
-    low = {"avx512_bf16": True}, {"amx_bf16": True}
-    for features in (*low, {"avx512_f": True, "avx2": True}, {}):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda x=features: x, raising=False)
-        expected = torch.bfloat16 if features in low else torch.float32
-        assert notebook.fast_dtype(CPU) == expected
-
-
-def test_in_float32_the_loop_does_what_the_plain_tutorial_loop_does(notebook, pool):
-    in_precision(notebook, torch.float32)
-    loader = notebook.load_dataset(pool, 32, 21)  # of batches of 21 and 14
-    losses = notebook.train_model(notebook.initialize_model(2, 1, "resnet18"), loader, 5, 1e-4)
     torch.manual_seed(1)
     model = resnet18(weights=None)
     model.fc = nn.Linear(512, 2)
-    optimizer, plain = torch.optim.Adam(model.parameters(), lr=1e-4), []
-    mean, std = torch.tensor(np.array([MEAN, STD]))[..., None, None]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    mean = torch.tensor(MEAN)[:, None, None]
+    std = torch.tensor(STD)[:, None, None]
+    plain = []
     for images, labels in [*loader, *loader, *loader][:5]:
-        inputs = (images / 255 - mean) / std
-        loss = nn.functional.cross_entropy(model(inputs.float()), labels)
+        logits = model((images / 255 - mean) / std)
+        loss = nn.functional.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -324,353 +228,37 @@ def test_in_float32_the_loop_does_what_the_plain_tutorial_loop_does(notebook, po
     assert means[0] - means[2] > 0.1
 
 
-class Stopped(BaseException):
-    """Stands for whatever ends a run."""
-
-
-def train(small, shades, state=None, stop_at=None, steps=17):
-    """Train epochs of two batches; return losses, weights and the steps that were taken."""
-    taken = []
-    set_clock(small, 10)
-
-    def report(done, steps, losses):
-        taken.append(done)
-        if done == stop_at:
-            raise Stopped
-
-    model, loader = small.initialize_model(2, 1), small.load_dataset(shades, 16, 3, 1)
-    losses = small.train_model(model, loader, steps, 0.01, state, report)
-    return losses, model.state_dict(), taken
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize(("stop_at", "next_step"), [(2, 1), (3, 3), (10, 9), (16, 15), (17, 17)])
-def test_training_that_was_stopped_goes_on_and_ends_with_the_same_weights(
-    small, shades, tmp_path, stop_at, next_step, dtype
-):
-    in_precision(small, dtype)
-    expected, weights, taken = train(small, shades)
-    assert taken[0] == 1 and sorted({*taken}) == list(range(1, 18)) and len(expected) == 9
-    with pytest.raises(Stopped):
-        train(small, shades, tmp_path / "state.pt", stop_at)
-    losses, again, taken = train(small, shades, tmp_path / "state.pt")
-    assert taken[0] == next_step
-    assert losses == expected and equal(weights, again)
-
-
-def test_a_state_that_cannot_be_read_is_not_used(small, shades, tmp_path):
-    expected, weights, _ = train(small, shades)
-    path = tmp_path / "state.pt"
-    with pytest.raises(Stopped):
-        train(small, shades, path, 10)
-    for damaged in (path.read_bytes()[:1000], b"state", b"", pickle.dumps([[1.0], print])):
-        path.write_bytes(damaged)
-        losses, again, taken = train(small, shades, path)
-        assert taken[0] == 1 and losses == expected and equal(weights, again)
-
-
-def test_the_state_is_written_at_most_every_few_seconds_and_not_after_the_end(small, shades):
-    written, loader = [], small.load_dataset(shades, 16, 3)
-    small.globals["write_whole"] = lambda *_: written.append(1)
-    for step, steps, expected in ((10, 8, 3), (1, 40, 3), (0.01, 40, 0)):  # two steps an epoch
-        set_clock(small, step)
-        written.clear()
-        small.train_model(small.initialize_model(), loader, steps, state=Path("a.pt"))
-        assert len(written) == expected
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_scores_are_scikit_learns(notebook, tmp_path, capsys, recwarn, count):
-    model = notebook.initialize_model(count, 5, "resnet18").eval()
-    for i in range(30):
-        save_photo(tmp_path / "test" / "abc"[i % count] / f"{i:02}.png", i, (16, 16))
-    loader = notebook.load_dataset(tmp_path / "test", 32, 8)
-    for std in (100, 0):  # something else of everything, then one name for all
-        nn.init.normal_(model.fc.weight, std=std)
-        scores = notebook.evaluate_model(model, loader)
-        labels, said = loader.dataset.tensors[1].numpy(), scores["predictions"]
-        average = {"average": "binary" if count == 2 else "macro", "zero_division": 0}
-        expected = [*precision_recall_fscore_support(labels, said, **average)[:3]]
-        expected.append(accuracy_score(labels, said))
-        assert (len(set(said)) > 1) == (std > 0)
-        assert [scores[name] for name in notebook.METRICS] == pytest.approx(expected)
-        assert scores["probabilities"].sum(1) == pytest.approx(1, abs=1e-5)
-        assert (scores["probabilities"].argmax(1) == said).all()
-        line = "precision {:.4f}, recall {:.4f}, f1 {:.4f}, accuracy {:.4f}\n".format(*expected)
-        assert capsys.readouterr().out == line
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_scores_are_scikit_learns(notebook, recwarn, num_classes):
+    labels = np.arange(30) % num_classes
+    random = np.random.default_rng(1).dirichlet(np.ones(num_classes), size=30)
+    one_name = np.tile(np.eye(num_classes)[0], (30, 1))
+    for probabilities in (random, one_name):
+        scores = notebook.evaluate_model(labels, probabilities)
+        predictions = probabilities.argmax(axis=1)
+        average = "binary" if num_classes == 2 else "macro"
+        expected = precision_recall_fscore_support(
+            labels, predictions, average=average, zero_division=0
+        )
+        assert list(scores) == ["precision", "recall", "f1", "accuracy"]
+        assert list(scores.values())[:3] == pytest.approx(expected[:3])
+        assert scores["accuracy"] == accuracy_score(labels, predictions)
     assert not [warning for warning in recwarn if "ill-defined" in str(warning.message)]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A data folder: train/, test/ and train_aug/ of twenty photos."""
-    from augment import augment_folder
-    from data.prepare import prepare_dataset
-
-    folder = tmp_path_factory.mktemp("made")
-    prepare_dataset(str(make_pool(folder / "pool", 10)), folder / "data", "", 0.7)
-    augment_folder(folder / "data" / "train", folder / "data" / "train_aug", 2, 7, workers=1)
-    return folder / "data"
-
-
-@pytest.fixture
-def experiment(small, made, tmp_path):
-    """Run one arm as the training cell does, in folders of its own."""
-    settings = {"seed": 7, "copies": 2, "image_size": 32, "batch_size": 8, "num_epochs": 2}
-    settings |= {"learning_rate": 0.01, "model": "resnet18", "device": "cpu", "arms": "original"}
-
-    def run(arm="original", folder=made, seed=7, **changes):
-        small.globals["config"] = config = SimpleNamespace(**settings | changes)
-        key = small.run_key(arm, seed, folder, config, 1)
-        return small.run_arm(arm, seed, folder, config, tmp_path / "results", key, 1)
-
-    (tmp_path / "results").mkdir()
-    threads = torch.get_num_threads()
-    yield run
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def trainings(small):
-    """What each call of `train_model` was given: the weights by then, and the loader."""
-    calls, whole = [], small.train_model
-
-    def counted(model, loader, *others):
-        weights = {name: x.clone() for name, x in model.state_dict().items()}
-        calls.append((weights, loader))
-        return whole(model, loader, *others)
-
-    small.globals["train_model"] = counted
-    return calls
-
-
-def test_every_arm_starts_from_the_same_weights_with_its_own_pictures(experiment, trainings):
-    results = [experiment(arm) for arm in ARMS]
-    assert all(equal(weights, trainings[0][0]) for weights, _ in trainings)
-    shown = [len(loader.dataset) for _, loader in trainings]
-    assert shown == [14, 28, 14, 42]  # mixed draws from photos and copies
-    assert [result["run"]["steps"] for result in results] == [4, 8, 8, 4]
-    assert [len(result["run"]["loss"]) for result in results] == [2, 2, 4, 2]
-    assert len({str(result["run"]["loss"]) for result in results}) == 4
-    assert len({str([row[2:4] for row in result["rows"]]) for result in results}) == 1
-
-
-def test_a_finished_run_is_recalled_while_its_key_and_its_network_are_there(
-    experiment, trainings, tmp_path
-):
-    first = experiment()
-    results = tmp_path / "results"
-    before = tree(results)
-    assert experiment() == first and len(trainings) == 1 and tree(results) == before
-    (record,) = set(before) - {"original.pt", "run.log"}
-    assert re.fullmatch(r"runs/original-7-\w{16}\.json", record)
-    assert len(before["run.log"].splitlines()) == 2  # a line per epoch
-    names = {"seed", "precision", "recall", "f1", "accuracy", "loss", "steps", "seconds"}
-    assert set(first["run"]) == names
-    changes = [(1, Path.touch), (3, Path.touch), (3, Path.unlink)]
-    changes.append((3, lambda file: file.write_bytes(file.read_bytes()[:-100])))
-    for number, (num_epochs, damage) in enumerate(changes, 2):
-        damage(results / "original.pt")
-        experiment(num_epochs=num_epochs)
-        assert len(trainings) == number
-
-
-def test_the_key_of_a_run_follows_settings_data_and_the_source_of_what_trains(
-    small, made, tmp_path
-):
-    names = ("copies", "image_size", "batch_size", "num_epochs", "learning_rate", "model")
-    settings = dict.fromkeys(names, 1) | {"device": "cpu"}
-    folder = shutil.copytree(made, tmp_path / "data")
-
-    def key(arm="original", seed=7, threads=1, **changes):
-        return small.run_key(arm, seed, folder, SimpleNamespace(**settings | changes), threads)
-
-    keys = [key(), key("mixed"), key(seed=8), key(threads=2), *(key(**{x: 2}) for x in names)]
-    for name in ("train_model", "load_dataset", "decode_image", "evaluate_model", "to_device"):
-        whole = small.globals[name]
-        small.globals[name] = lambda *_: None
-        keys.append(key())
-        small.globals[name] = whole
-    assert key() == keys[0]
-    for name in ("split.json", "train_aug/manifest.csv"):
-        (folder / name).write_text((folder / name).read_text() + "\n")
-        keys.append(key())
-    in_precision(small, "another")
-    assert len({*keys, key()}) == len(keys) + 1
-
-
-def fail(problem):
-    if problem != "nan":
-        raise RuntimeError(problem)
-    return torch.nan
-
-
-@pytest.mark.parametrize(
-    ("problem", "said"),
-    [
-        ("CUDA out of memory. Tried to allocate", "no memory: lower batch_size or image_size (32)"),
-        ("DefaultCPUAllocator: can't allocate memory", "no memory: lower batch_size or image_size"),
-        ("nan", "loss of epoch 1: nan; lower learning_rate"),
-    ],
-)
-def test_an_arm_that_cannot_train_is_one_line(small, experiment, made, tmp_path, problem, said):
-    small.globals["to_device"] = lambda images, device: images.float() * fail(problem)
-    result = experiment()
-    assert set(result) == {"arm", "failed"}
-    assert result["failed"].startswith(f"original, seed 7: {said}")
-    assert set(tree(tmp_path / "results")) <= {"run.log"}
-    state = {"config": small.globals["config"], "data_path": made, "network": TinyNet()}
-    if "memory" in problem:
-        with pytest.raises(small.InputError, match=re.escape(said[:40])):
-            run_cell(small, "# the first time warms up", **state)
-    small.globals["to_device"] = lambda images, device: fail("sizes do not match")
-    with pytest.raises(RuntimeError, match="sizes"):  # another error is not hidden
-        experiment()
-
-
-def training_cell(small, made, results, failed=(), repeats=3):
-    """Run the training cell, where these (arm, seed) fail; return metrics and what was trained."""
-    state = {"config": SimpleNamespace(seed=7, arms="original,mixed"), "metrics": {}}
-    state |= {"prepared": SimpleNamespace(folders=[made] * repeats), "data_path": made}
-    asked = []
-
-    def run_arm(arm, seed, *_):
-        asked.append((arm, seed))
-        run = {"seed": seed, "accuracy": 0.5, "seconds": 1.0}
-        rows = [[arm, seed, "a/1.png", "a", "a", 0.9]]
-        why = {"failed": f"{arm}, seed {seed}: why"}
-        return {"arm": arm} | (why if (arm, seed) in failed else {"run": run, "rows": rows})
-
-    state |= {"run_arm": run_arm, "run_key": lambda *_: "key", "results_path": results}
-    run_cell(small, "joblib.Parallel", **state)
-    return state["metrics"], asked
-
-
-def test_a_given_up_arm_leaves_no_figures_and_the_others_go_on(small, made, tmp_path, capsys):
-    metrics, asked = training_cell(small, made, tmp_path / "results", [("original", 8)])
-    assert [run["seed"] for run in metrics["arms"]["mixed"]["runs"]] == [7, 8, 9]
-    assert "original" not in metrics["arms"]
-    assert ("original", 7) in asked and ("original", 9) not in asked
-    assert "GIVEN UP: original, seed 8: why\n" in capsys.readouterr().out
-    with open(tmp_path / "results" / "predictions.csv", newline="") as file:
-        assert [row["arm"] for row in csv.DictReader(file)] == ["mixed"] * 3
-    another = pytest.raises(small.InputError, match="another run is using it")
-    with FileLock(tmp_path / "results" / ".lock"), another:
-        training_cell(small, made, tmp_path / "results")
-    with pytest.raises(small.InputError, match="no arm could be trained"):
-        training_cell(small, made, tmp_path / "results", [("original", 7), ("mixed", 7)], 1)
-
-
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
-    small, experiment, tmp_path, monkeypatch
-):
-    def full(path, content):
-        with open(path, "wb") as file:
-            file.write(bytes(content[:10]))
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as disk:
-        disk.setattr(Path, "write_bytes", full)
-        with pytest.raises(small.InputError, match="cannot be written, No space left on device"):
-            experiment()
-        set_clock(small, 10)
-        assert "No space left" in experiment(num_epochs=3)["failed"]  # while it writes its state
-    assert set(tree(tmp_path / "results")) <= {"run.log"}
-    assert experiment()["run"]["accuracy"] >= 0
-
-
-def test_a_checkpoint_loads_without_running_code_and_says_what_it_is(small, experiment, tmp_path):
-    experiment()
-    path = tmp_path / "results" / "original.pt"
-    saved = torch.load(path, weights_only=True)
-    about = saved["classes"], saved["image_size"], saved["model"]
-    assert about == (["cats", "dogs"], 32, "resnet18")
-    network, _ = small.load_network(path)
-    assert equal(network.state_dict(), saved["state_dict"]) and not network.training
-    experiment(seed=8)  # sections 9 and 10 show the first repeat's network
-    assert equal(torch.load(path, weights_only=True)["state_dict"], saved["state_dict"])
-
-
-class Trap:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.mkdir, (self.path,)
-
-
-def test_a_malicious_or_other_file_is_no_network_and_runs_nothing(small, tmp_path):
-    path, about = tmp_path / "a.pt", {"classes": ["a", "b"], "model": "resnet18", "image_size": 32}
-    trap = about | {"state_dict": {}, "classes": Trap(tmp_path / "trapped")}
-    other = about | {"state_dict": nn.Linear(2, 2).state_dict()}
-    refused = re.escape(f"{path}: no network of this notebook; section 6 makes it")
-    with pytest.raises(small.InputError, match=refused):
-        small.load_network(path)  # there is no such file
-    for content in (trap, other, [1.0], about, {}, about | {"model": "alexnet"}, None):
-        torch.save(content, path)
-        with pytest.raises(small.InputError, match=refused):
-            small.load_network(path)
-    for content in (pickle.dumps(trap), b"", b"text"):
-        path.write_bytes(content)
-        with pytest.raises(small.InputError, match=refused):
-            small.load_network(path)
-    assert not (tmp_path / "trapped").exists()
-
-
-def test_grad_cam_is_that_of_the_paper_at_the_last_block(notebook):
-    model = notebook.initialize_model(3, 1, "resnet18").eval()
-    images = torch.randint(0, 256, (35, 3, 64, 96), dtype=torch.uint8)
-    targets, kept = np.arange(35) % 3, []
-    found = notebook.grad_cam(model, images, targets)
-    assert found.shape == (35, 64, 96) and found.dtype == np.float32
-    assert found.min() == 0 < found.max()
-    model.layer4.register_forward_hook(lambda module, inputs, output: kept.append(output))
-    chosen = model(notebook.to_device(images, CPU))[range(35), targets].sum()
-    weights = torch.autograd.grad(chosen, kept[0])[0].mean((2, 3), keepdim=True)
-    coarse = (weights * kept[0]).sum(1, keepdim=True).relu()
-    fine = nn.functional.interpolate(coarse, (64, 96), mode="bilinear")[:, 0].detach().numpy()
-    assert found == pytest.approx(fine, abs=1e-4 * float(fine.max()))
-
-
-def test_the_hottest_or_the_coldest_share_is_kept_and_the_rest_is_seen_as_zero(notebook):
-    images = torch.arange(1, 1 + 2 * 3 * 16, dtype=torch.uint8).reshape(2, 3, 4, 4)
-    heats = np.arange(32.0).reshape(2, 4, 4)[:, ::-1].copy()
-    heats[1] = 0  # no heat: ties are broken at random
-    for share, kept in ((0.25, heats[0] >= 12), (-0.25, heats[0] < 4), (1, heats[0] > -1)):
-        parts = notebook.keep_part(images, heats, share)
-        assert (parts[0] == images[0]).all(0).numpy().tolist() == kept.tolist()
-        same = (parts[1] == images[1]).all(0)
-        assert same.sum() == abs(share) * 16 == kept.sum()
-        assert torch.equal(parts, notebook.keep_part(images, heats, share))
-        if abs(share) < 1:
-            erased = parts[0][:, ~torch.from_numpy(kept)].unique(dim=1)
-            assert erased.flatten().tolist() == [124, 116, 104]
-            assert same.numpy().tolist() != kept.tolist()
-
-
-def test_predict_names_a_class_and_its_probability_or_says_in_one_line_why_not(
-    small, experiment, tmp_path, monkeypatch
-):
-    experiment()
-    small.globals.update(results_path=tmp_path / "results", drawn=False)
-    photo = save_photo(tmp_path / "mine.png", 1, size=(90, 70))
-    network, _ = small.load_network(tmp_path / "results" / "original.pt")
-    pixels = torch.tensor(small.decode_image(photo, 32)).permute(2, 0, 1)[None]
-    (chances,) = small.class_probabilities(network, [pixels])
-    expected = ["cats", "dogs"][chances.argmax()], pytest.approx(chances.max())
-    assert small.predict(photo) == expected
-    assert (tmp_path / "results" / "predict.png").exists()
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert small.predict("~/mine.png", "~/results/original.pt") == expected
-    (tmp_path / "notes.jpg").write_text("no image")
-    for name in ("missing.jpg", "notes.jpg", ""):
-        with pytest.raises(small.InputError, match=f"^{re.escape(str(tmp_path / name))}") as error:
-            small.predict(tmp_path / name)
-        assert len(str(error.value).splitlines()) == 1
-    with pytest.raises(small.InputError, match=r"gone\.pt: no network of this notebook"):
-        small.predict(photo, tmp_path / "gone.pt")
+def test_probabilities_are_the_networks_softmax_of_each_image_in_order(notebook, tmp_path):
+    model = notebook.initialize_model(3, 5, "resnet18").eval()
+    nn.init.normal_(model.fc.weight, std=100)
+    for number in range(9):
+        save_photo(tmp_path / "test" / "abc"[number % 3] / f"{number}.png", number, (16, 16))
+    loader = load_dataset(tmp_path / "test", 32, 4)
+    probabilities = notebook.predict_probabilities(model, loader)
+    assert probabilities.shape == (9, 3)
+    assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    with torch.inference_mode():
+        inputs = notebook.normalize(loader.dataset.tensors[0])
+        expected = model(inputs).softmax(dim=1).numpy()
+    assert probabilities == pytest.approx(expected, abs=1e-2)
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]])

@@ -342,6 +342,8 @@ def make_run(
     try:
         with memory_for_training(config.image_size):
             run = run_arm(**job, config=config, checkpoint=checkpoint, report=report)
+        if not np.isfinite(run["probabilities"]).all():
+            raise InputError("the network's answers are no numbers; lower learning_rate")
     except InputError as error:
         return {"arm": arm, "seed": seed, "problem": f"{arm}, seed {seed}: {error}"}
     write_record(record, {"arm": arm, "seed": seed, **run}, kept_as=job["save_as"])

@@ -262,9 +262,7 @@ def verdict(
     return describe_comparison(question, first, repeats_needed(gains), seconds)
 
 
-def describe_comparison(
-    question: str, comparison: dict, needed: int | None, seconds: float
-) -> str:
+def describe_comparison(question: str, comparison: dict, needed: int | None, seconds: float) -> str:
     """Return what a comparison allows to say, in at most 60 words of Markdown.
 
     Args:
