@@ -86,20 +86,6 @@ def show_text(text: str) -> None:
         ipython.display.display(ipython.display.Markdown(text))
 
 
-def tabulate_comparisons(comparisons: Sequence[dict]) -> pd.DataFrame:
-    """Return the comparisons as a table for readers.
-
-    Args:
-        comparisons: of `statistics.compare`.
-    """
-    table = pd.DataFrame(comparisons).round(3)
-    for row, comparison in enumerate(comparisons):
-        if comparison["p_value"] is None:
-            table["p_value"] = table["p_value"].astype(object)
-            table.loc[row, "p_value"] = "not tested"
-    return table
-
-
 def plot_photos(folder: Path, most_classes: int = 6, most_photos: int = 8) -> Figure:
     """Show the first photos of each class in a folder, squeezed to squares."""
     by_class = dict(list(find_images(folder).items())[:most_classes])
@@ -151,7 +137,7 @@ def plot_grid(rows: dict[str, dict], title: str, height: float = 1.7) -> Figure:
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], frame_on=False)
     for line, (label, row) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(one_line(label)[:24])
+        line[0].set_ylabel("\n".join(one_line(part)[:24] for part in label.split("\n")))
         images = row["images"]
         if isinstance(images, torch.Tensor):
             images = images.permute(0, 2, 3, 1).numpy()
@@ -205,7 +191,7 @@ def plot_losses(runs: Sequence[dict], num_classes: int) -> Figure:
         labelled.add(label)
         axis.plot(ends, run["losses"], ".-", color=colour_of(arm), label=label)
     guessing = np.log(num_classes)
-    axis.axhline(guessing, color="grey", linestyle=":", label="guessing")
+    axis.axhline(guessing, color="grey", linewidth=1, label="guessing")
     axis.set(xlabel="optimiser steps", ylabel="training loss (cross-entropy)")
     axis.legend()
     figure.suptitle("Mean training loss of each epoch", fontsize=11)
@@ -221,31 +207,33 @@ def plot_confusion(predictions: pd.DataFrame, classes: list[str]) -> Figure:
     by_arm = dict(list(predictions.groupby("arm", sort=False)))
     figure, axes = make_axes(columns=len(by_arm), size=(10, 11 / (1 + len(by_arm))))
     names = [one_line(name)[:16] for name in classes]
-    for axis, (arm, tests) in zip(axes[0], by_arm.items(), strict=True):
-        matrix = confusion_matrix(tests["label"], tests["prediction"], labels=classes)
+    matrices = {}
+    for arm, tests in by_arm.items():
+        matrices[arm] = confusion_matrix(tests["label"], tests["prediction"], labels=classes)
+    most = max(matrix.max() for matrix in matrices.values())
+    for axis, (arm, matrix) in zip(axes[0], matrices.items(), strict=True):
         display = ConfusionMatrixDisplay(matrix, display_labels=names)
         display.plot(
             ax=axis,
             cmap="Blues",
             include_values=len(classes) <= MOST_CELLS,
             colorbar=False,
+            im_kw={"vmin": 0, "vmax": most},
         )
         axis.set_title(arm)
         if len(classes) > 4:
             axis.tick_params("x", rotation=90)
-    figure.suptitle("What the networks said", fontsize=11)
+    figure.suptitle("What the networks said, on one scale of colours", fontsize=11)
     return figure
 
 
-def plot_gains(
-    predictions: pd.DataFrame, comparisons: Sequence[dict], largest_class: float
-) -> Figure:
+def plot_gains(predictions: pd.DataFrame, comparisons: Sequence[dict], chance: float) -> Figure:
     """Show the accuracy of every repeat, and what each repeat gained.
 
     Args:
         predictions: rows of predictions.csv.
         comparisons: of `statistics.compare`.
-        largest_class: its share of the test photos.
+        chance: accuracy of always naming the commonest class.
     """
     figure, axes = make_axes(columns=2, size=(10, 3.4))
     left, right = axes[0]
@@ -260,8 +248,8 @@ def plot_gains(
         ylim=(0, 1.02),
         ylabel="accuracy",
     )
-    left.axhline(largest_class, color="grey", linestyle=":")
-    left.set(xlabel="", title="dotted: always naming the largest class")
+    left.axhline(chance, color="black", linewidth=1)
+    left.set(xlabel="", title="black line: always naming the commonest class")
     left.set_xticks(range(len(accuracy)), accuracy.index)
 
     for place, comparison in enumerate(comparisons):
@@ -274,7 +262,7 @@ def plot_gains(
             ends = [100 * comparison["low"], 100 * comparison["high"]]
             style = "-" if comparison["runs"] > 2 else ":"
             right.plot(ends, [place + 0.2, place + 0.2], style, color=colour)
-    right.axvline(0, color="grey", linestyle=":")
+    right.axvline(0, color="black", linewidth=1)
     names = [f"{comparison['a']} →\n{comparison['b']}" for comparison in comparisons]
     right.set_yticks(range(len(comparisons)), names)
     right.set(
@@ -285,33 +273,23 @@ def plot_gains(
     return figure
 
 
-def plot_faithfulness(
-    hottest: dict[str, np.ndarray], coldest: dict[str, np.ndarray], shares: np.ndarray
-) -> Figure:
+def plot_faithfulness(curves: dict[tuple[str, str], np.ndarray], shares: np.ndarray) -> Figure:
     """Show how probable the true class is where only a part of each photo is left.
 
     Args:
-        hottest: (shares, photos) of each network, by name: the hottest share is left.
-        coldest: likewise, the coldest.
+        curves: {(network, "hottest" or "coldest"): (shares, photos)}: which part is left.
         shares: (shares,) of the pixels that are left, from 0 to 1.
     """
     figure, axes = make_axes(size=(8, 3.4))
     axis = axes[0, 0]
-    for name in hottest:
-        colour = colour_of(name)
+    for (name, kept), curve in curves.items():
+        style = "o-" if kept == "hottest" else "s--"
         axis.plot(
             100 * shares,
-            hottest[name].mean(axis=1),
-            "o-",
-            color=colour,
-            label=f"{name}, hottest",
-        )
-        axis.plot(
-            100 * shares,
-            coldest[name].mean(axis=1),
-            "s--",
-            color=colour,
-            label=f"{name}, coldest",
+            curve.mean(axis=1),
+            style,
+            color=colour_of(name),
+            label=f"{name}, {kept} part kept",
         )
     axis.set(xlabel="% of the pixels left", ylabel="probability of the true class", ylim=(0, 1))
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -321,7 +299,6 @@ def plot_faithfulness(
 
 def plot_heatmaps(
     images: torch.Tensor,
-    paths: Sequence[str],
     heats: dict[str, np.ndarray],
     captions: dict[str, Sequence[str]],
 ) -> Figure:
@@ -329,7 +306,6 @@ def plot_heatmaps(
 
     Args:
         images: (N, 3, H, W) uint8.
-        paths: (N,) of the photos.
         heats: {network: (N, H, W)}, 0 or more. Networks with captions share a scale on each photo;
             others have their own.
         captions: {network: (N,) texts}.
@@ -338,15 +314,23 @@ def plot_heatmaps(
     grey = photos.mean(axis=3)
     compared = [heats[name] for name in captions]
     common = np.max(compared, axis=(0, 2, 3))
-    rows = {"photo": {"images": photos, "captions": [path[-22:] for path in paths]}}
+    rows = {"photo": {"images": photos, "captions": [""] * len(photos)}}
     for name, maps in heats.items():
-        greatest = common if name in captions else maps.max(axis=(1, 2))
-        rows[name] = {
+        label = name
+        greatest = common
+        if name not in captions:
+            label = f"{name}:\nown scale"
+            greatest = maps.max(axis=(1, 2))
+        rows[label] = {
             "images": grey,
-            "captions": captions.get(name, [""] * len(paths)),
+            "captions": captions.get(name, [""] * len(photos)),
             "heats": maps / greatest.clip(1e-12)[:, None, None],
         }
-    return plot_grid(rows, "Where each network found the evidence for its answer")
+    title = (
+        "What raised the score of each network's answer\n"
+        "(yellow: most on this photo; uncoloured: not at all)"
+    )
+    return plot_grid(rows, title)
 
 
 def plot_answer(pixels: np.ndarray, heat: np.ndarray, answer: str) -> Figure:

@@ -1,7 +1,10 @@
 """Which photos to explain, what a heat map is worth, and which layer it is made at."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from data.files import InputError, one_line
 from data.notebook.loader import MEAN
@@ -52,6 +55,16 @@ def choose_photos(
     return chosen
 
 
+def describe_choice(labels: np.ndarray, probabilities: dict[str, np.ndarray], index: int) -> str:
+    """Return why a photo was chosen; arguments as of `choose_photos`, which gave its index."""
+    predicted = [chances[index].argmax() for chances in probabilities.values()]
+    if all(answer == labels[index] for answer in predicted):
+        return "all networks name it rightly, and of these photos they are surest of it"
+    if all(answer != labels[index] for answer in predicted):
+        return "no photo is named rightly by all networks; all name this one wrongly"
+    return "no photo is named rightly or wrongly by all networks; they dispute this one"
+
+
 def choose_mistakes(labels: np.ndarray, probabilities: np.ndarray, count: int = 6) -> list[int]:
     """Return the indices of the mistakes that a network is surest of, the surest first.
 
@@ -65,16 +78,24 @@ def choose_mistakes(labels: np.ndarray, probabilities: np.ndarray, count: int = 
     return mistakes[:count]
 
 
-def describe_answer(chances: np.ndarray, label: int, names: list[str]) -> str:
-    """Return what a network says of a photo, how surely, and whether it is right: cats 83% ✓.
+def describe_answers(
+    photos: DataLoader, probabilities: np.ndarray, indices: Sequence[int]
+) -> list[str]:
+    """Return for some photos their file, and what a network says of each: dogs/1.jpg, cats 83% ✗.
 
     Args:
-        chances: (classes,) of the photo.
+        photos: of `load_dataset`.
+        probabilities: (N, classes) of all photos.
+        indices: of the photos that are told.
     """
-    answer = chances.argmax()
-    mark = "✓" if answer == label else "✗"
-    name = one_line(names[answer])[:14]
-    return f"{name} {chances.max():.0%} {mark}"
+    texts = []
+    for index in indices:
+        chances = probabilities[index]
+        answer = chances.argmax()
+        mark = "✓" if answer == photos.labels[index] else "✗"
+        name = one_line(photos.names[answer])[:14]
+        texts.append(f"{photos.paths[index][-20:]}\n{name} {chances.max():.0%} {mark}")
+    return texts
 
 
 def choose_spread(count: int, most: int = 150) -> np.ndarray:
@@ -113,14 +134,24 @@ def _keep_highest(images: torch.Tensor, ranks: np.ndarray, share: float) -> torc
     return torch.where(kept[:, None], images, erased[:, None, None])
 
 
-def describe_gap(name: str, gap: Estimate) -> str:
-    """Return what it changed to keep the hottest part of the photos, not the coldest."""
-    compared = f"{name}: with the hottest part of a photo kept, not the coldest, the true class is"
-    interval = f"[{gap.low:.2f}, {gap.high:.2f}]" if gap.low is not None else ""
-    change = f"{compared} {gap.mean:+.2f} more probable {interval}"
-    if gap.low is None or gap.low <= 0:
-        return f"{change}: not shown to matter."
-    return f"{change}."
+KEEP = {"hottest": keep_hottest, "coldest": keep_coldest}
+
+
+def describe_gap(name: str, gap: Estimate, photos: int) -> str:
+    """Return what it changed to keep the hottest part of the photos, not the coldest.
+
+    Args:
+        gap: of the true class's probability, the hottest part kept less the coldest kept.
+        photos: that it was measured on.
+    """
+    known = gap.low is not None
+    interval = f" [{gap.low:+.2f}, {gap.high:+.2f}]" if known else ""
+    measured = f"{name}: {gap.mean:+.2f}{interval} over {photos} photos"
+    if not known or gap.low <= 0 <= gap.high:
+        return f"{measured}: not shown to matter which part is kept."
+    if gap.mean > 0:
+        return f"{measured}: the true class is more probable where the hottest part is kept."
+    return f"{measured}: the true class is less probable where the hottest part is kept."
 
 
 def describe_edge(name: str, heats: np.ndarray) -> str:

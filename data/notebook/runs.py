@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -416,6 +417,7 @@ def tabulate_run(run: dict) -> dict:
     return {
         "seed": run["seed"],
         **scores,
+        "train_accuracy": float(run["train_accuracy"]),
         "loss": run["losses"],
         "steps": run["steps"],
         "seconds": round(run["seconds"], 1),
@@ -440,20 +442,30 @@ def check_scores(scores: dict) -> dict[str, float | None]:
     return checked
 
 
+def list_versions() -> str:
+    """Return the exact version of every installed package, a line each, as pip freeze does."""
+    lines = set()
+    for package in distributions():
+        lines.add(f"{package.metadata['Name']}=={package.version}")
+    return "\n".join(sorted(lines, key=str.lower)) + "\n"
+
+
 def save_results(
     results: Path,
     about: dict,
     runs: list[dict],
     summaries: dict[str, dict] | None = None,
     comparisons: Iterable[dict] = (),
+    baselines: dict[str, dict] | None = None,
     given_up: dict[str, str] | None = None,
 ) -> pd.DataFrame:
     """Write metrics.json and predictions.csv; return the predictions as a table.
 
     Args:
         about: what metrics.json says of data set, settings and environment.
-        runs: one at least, with their "scores".
+        runs: one at least, with their "scores" and "train_accuracy".
         summaries: {arm: {score: {"mean", "low", "high"}}}.
+        baselines: likewise, of what networks are compared with.
         given_up: {arm: why}.
     """
     environment = {**about["environment"], "network": runs[0]["network"]}
@@ -470,8 +482,10 @@ def save_results(
         "environment": environment,
         "arms": arms,
         "comparison": list(comparisons),
+        "baselines": baselines or {},
         "failed": given_up or {},
     }
     write_whole(results / "predictions.csv", table)
+    write_whole(results / "versions.txt", list_versions())
     write_whole(results / "metrics.json", json.dumps(metrics, indent=1))
     return predictions

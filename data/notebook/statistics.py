@@ -12,6 +12,8 @@ from data.files import one_line
 
 # fewer runs say too little of the next one
 FEWEST_RUNS = 3
+# what is recommended everywhere
+RECOMMENDED_REPEATS = 10
 # a verdict looks for a gain of ten points, in four of five experiments
 GAIN_TO_FIND = 0.1
 POWER = 0.8
@@ -30,8 +32,18 @@ class Estimate(NamedTuple):
     error: float | None
 
 
-def estimate(values: Sequence, runs: Sequence, photos: Sequence) -> Estimate:
-    """Estimate a mean over tests of photos by runs.
+class Terms(NamedTuple):
+    """What the variance of a mean is made of."""
+
+    of_runs: float
+    of_photos: float
+    shared: float
+    variance: float
+    freedom: float
+
+
+def find_terms(values: Sequence, runs: Sequence, photos: Sequence) -> Terms:
+    """Return what the variance of a mean over tests is made of, and its degrees of freedom.
 
     The variance is that of the runs' totals, no less than the photos explain, plus what runs share
     by having tested the same photos. Where all runs test the same photos this is the two-way
@@ -40,16 +52,12 @@ def estimate(values: Sequence, runs: Sequence, photos: Sequence) -> Estimate:
     runs scatter more than their photos explain, it is the paired t-test of the runs' means.
 
     Args:
-        values: (n,) of each test, such as 1 for right and 0 for wrong.
+        values: (n,) of each test, such as 1 for right and 0 for wrong; two or more.
         runs: (n,) names of the runs that tested.
         photos: (n,) names of the photos that were tested.
     """
     values = np.asarray(values, dtype=float)
     count = len(values)
-    mean = values.mean()
-    if count < 2:
-        return Estimate(mean, low=None, high=None, p_value=None, error=None)
-
     _, run = np.unique(runs, return_inverse=True)
     _, photo = np.unique(photos, return_inverse=True)
     num_runs = run.max() + 1
@@ -60,7 +68,7 @@ def estimate(values: Sequence, runs: Sequence, photos: Sequence) -> Estimate:
     # J / (J - 1), for J runs; of a single run it weighs nothing
     spare = num_runs - 1
     scale = num_runs / max(spare, 1) / count**2
-    run_totals = np.bincount(run, values - mean)
+    run_totals = np.bincount(run, values - values.mean())
     of_runs = max(scale * (run_totals**2).sum(), 1e-12)
     # + 2: no certainty where nothing ever differed
     of_photos = ((within**2).sum() + 2) / count**2
@@ -71,10 +79,42 @@ def estimate(values: Sequence, runs: Sequence, photos: Sequence) -> Estimate:
     freedom = max(num_photos - 1, 1)
     if spare > 0:
         freedom = min(freedom, spare * (variance / of_runs) ** 2)
-    error = variance**0.5
-    low, high = student_t.interval(0.95, freedom, mean, error)
-    p_value = 2 * student_t.sf(abs(mean) / error, freedom)
+    return Terms(of_runs, of_photos, shared, variance, freedom)
+
+
+def estimate(values: Sequence, runs: Sequence, photos: Sequence) -> Estimate:
+    """Estimate a mean over tests of photos by runs, with Student's t and `find_terms`.
+
+    Args:
+        values: (n,) of each test, such as 1 for right and 0 for wrong.
+        runs: (n,) names of the runs that tested.
+        photos: (n,) names of the photos that were tested.
+    """
+    mean = np.asarray(values, dtype=float).mean()
+    if len(values) < 2:
+        return Estimate(mean, low=None, high=None, p_value=None, error=None)
+    terms = find_terms(values, runs, photos)
+    error = terms.variance**0.5
+    low, high = student_t.interval(0.95, terms.freedom, mean, error)
+    p_value = 2 * student_t.sf(abs(mean) / error, terms.freedom)
     return Estimate(mean, low, high, p_value, error)
+
+
+def explain_estimate(values: Sequence, runs: Sequence, photos: Sequence) -> dict[str, float]:
+    """Return every term of an estimate by its name in the formula, for a table."""
+    terms = find_terms(values, runs, photos)
+    found = estimate(values, runs, photos)
+    return {
+        "mean": found.mean,
+        "of runs": terms.of_runs,
+        "of photos": terms.of_photos,
+        "shared": terms.shared,
+        "variance": terms.variance,
+        "standard error": found.error,
+        "degrees of freedom": terms.freedom,
+        "95 % from": found.low,
+        "to": found.high,
+    }
 
 
 def clip(value: float | None, least: float = 0.0) -> float | None:
@@ -146,13 +186,24 @@ def f1_of_hits(share: float | None) -> float | None:
     return 2 * share / (1 + share)
 
 
-def tabulate_scores(predictions: pd.DataFrame, summaries: dict[str, dict]) -> pd.DataFrame:
-    """Return a table for readers: a row per arm, its scores with their intervals."""
+def tabulate_scores(
+    predictions: pd.DataFrame,
+    summaries: dict[str, dict],
+    train_accuracies: dict[str, float],
+) -> pd.DataFrame:
+    """Return a table for readers: a row per arm, its scores with their intervals.
+
+    Args:
+        train_accuracies: {arm: mean accuracy on the photos of train/}.
+    """
     rows = {}
     for arm, summary in summaries.items():
         tests = predictions[predictions["arm"] == arm]
         right = (tests["label"] == tests["prediction"]).sum()
-        row = {"right": f"{right} of {len(tests)}"}
+        row = {
+            "on train/": f"{train_accuracies[arm]:.2f}",
+            "right of the test": f"{right} of {len(tests)}",
+        }
         for name, score in summary.items():
             row[name] = format_score(score)
         rows[arm] = row
@@ -176,6 +227,48 @@ def find_constant_answers(predictions: pd.DataFrame) -> list[str]:
             answer = one_line(run["prediction"].iloc[0])
             lines.append(f"{arm}, seed {seed}: every photo is called {answer}.")
     return lines
+
+
+def beats_chance(summary: dict, chance: float) -> bool:
+    """Tell whether an arm is shown to know more than the commonest class.
+
+    Args:
+        summary: of `summarize`.
+        chance: share of the tests that the commonest class names rightly.
+    """
+    low = summary["accuracy"]["low"]
+    return low is not None and low > chance
+
+
+def describe_learning(
+    arm: str, train_accuracy: float, summary: dict, chance: float, against_thumbnails: dict
+) -> str:
+    """Return whether an arm memorised or learned, in a sentence or two.
+
+    Args:
+        train_accuracy: mean accuracy on the photos of train/.
+        summary: of `summarize`.
+        chance: share of the tests that the commonest class names rightly.
+        against_thumbnails: of `compare`, what the arm gained over the thumbnails.
+    """
+    accuracy = summary["accuracy"]["mean"]
+    seen = (
+        f"{arm} names {train_accuracy:.0%} of its repeat's training photos rightly, and "
+        f"{accuracy:.0%} of new ones"
+    )
+    if not beats_chance(summary, chance):
+        # halfway from chance to all is more than a network gets without having looked
+        if train_accuracy > (1 + chance) / 2:
+            return (
+                f"{seen}: it memorised. On new photos it is not shown to know more than the "
+                f"commonest class does ({chance:.0%})."
+            )
+        return f"{seen}: it is not shown to do more than guess (commonest class: {chance:.0%})."
+    difference = 100 * against_thumbnails["difference"]
+    points = f"{difference:+z.1f} points against thumbnails of 16 × 16 pixels"
+    if against_thumbnails["low"] is not None and against_thumbnails["low"] > 0:
+        return f"{seen}: it learned something, and more than thumbnails show ({points})."
+    return f"{seen}: it learned something, not shown to be more than thumbnails show ({points})."
 
 
 def pair_tests(predictions: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
@@ -214,6 +307,20 @@ def compare(predictions: pd.DataFrame, a: str, b: str, tested: bool = False) -> 
     if tested and runs >= FEWEST_RUNS:
         comparison["p_value"] = float(found.p_value)
     return comparison
+
+
+def tabulate_comparisons(comparisons: Sequence[dict]) -> pd.DataFrame:
+    """Return the comparisons as a table for readers.
+
+    Args:
+        comparisons: of `compare`.
+    """
+    table = pd.DataFrame(comparisons).round(3)
+    for row, comparison in enumerate(comparisons):
+        if comparison["p_value"] is None:
+            table["p_value"] = table["p_value"].astype(object)
+            table.loc[row, "p_value"] = "not tested"
+    return table
 
 
 def repeats_needed(gains: pd.DataFrame) -> int | None:
@@ -281,11 +388,11 @@ def describe_comparison(question: str, comparison: dict, needed: int | None, sec
         gain = f"{gain} (95 % interval {low:+z.1f} to {high:+z.1f})"
 
     if runs < FEWEST_RUNS:
-        minutes = math.ceil(5 * seconds / 60)
+        minutes = math.ceil(RECOMMENDED_REPEATS * seconds / 60)
         return (
             f"**No verdict.** {gain}, between {2 * runs} networks. Other seeds give other "
-            "networks: this says nothing about augmentation as such. Set repeats to 5 or more; "
-            f"5 take about {minutes} minutes here."
+            "networks: this says nothing about augmentation as such. Set repeats to "
+            f"{RECOMMENDED_REPEATS}, which take about {minutes} minutes here."
         )
     gain = f"{question} {gain} in {runs} repeats"
     if p_value is None:
