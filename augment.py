@@ -1,7 +1,7 @@
 """Offline augmentation: write AugLy-altered copies of every image in a folder to another folder.
 
-    python augment.py SOURCE OUTPUT [--copies 3] [--seed 42] [--operations NAMES] [--workers N]
-                                    [--scheduler ADDRESS]
+    python augment.py SOURCE OUTPUT [--copies 3] [--seed 42] [--operations NAMES] [--side 512]
+                                    [--workers N] [--scheduler ADDRESS]
 
 SOURCE holds one folder per class and is only read; `SOURCE/a/b.jpg` becomes `OUTPUT/a/b_aug0.jpg`,
 `b_aug1.jpg`, … with three different operations each. Which ones and how strong follows from the
@@ -25,12 +25,13 @@ import random
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from mimetypes import guess_type
 from pathlib import Path
 
 import joblib
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -92,8 +93,10 @@ MEANINGS = {
 EMOJI_GROUPS = ("activity", "food_and_drink", "objects", "travel_and_places")
 
 OPERATIONS_OF_A_COPY = 3
-# Longest side of a copy: blur and noise on 12 megapixels would not be seen at 224.
+# Longest side of a copy in pixels, for a network that sees 224: blur and noise on 12 megapixels
+# would be lost on it.
 COPY_SIDE = 512
+LEAST_COPY_SIDE = 32
 # Raise it when the same seed should no longer give the same bytes.
 RECIPE = 1
 
@@ -143,10 +146,23 @@ def augment_image(
     for name in rng.sample(among, count):
         parameters = OPERATIONS[name](rng)
         operation = getattr(import_augly().image, name)
-        # by keyword: the second position is an output path
-        image = operation(image, **parameters)
+        with same_randomness_afterwards():
+            # by keyword: the second position is an output path
+            image = operation(image, **parameters)
         record.append({"name": name} | name_emoji(parameters))
     return image, record
+
+
+@contextlib.contextmanager
+def same_randomness_afterwards() -> Iterator[None]:
+    """Put the caller's global generators back: AugLy draws from one and seeds the other."""
+    state = random.getstate()
+    numpy_state = np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)
 
 
 def name_emoji(parameters: dict) -> dict:
@@ -171,8 +187,9 @@ def import_augly() -> types.ModuleType:
         # AugLy asks it only for the type of a file by its path
         stand_in = types.SimpleNamespace(from_file=lambda path, mime: guess_type(path)[0])
         sys.modules["magic"] = stand_in
-    import augly.image
-    import augly.utils
+    with same_randomness_afterwards():
+        import augly.image
+        import augly.utils
 
     return augly
 
@@ -259,6 +276,7 @@ def augment_folder(
     workers: int | None = None,
     scheduler: str | None = None,
     *,
+    side: int = COPY_SIDE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Fill `output` with `copies` augmented copies of every image in `source`.
@@ -271,6 +289,8 @@ def augment_folder(
         operations: names of those to draw from, separated by commas; "" for all.
         workers: processes; None means one per usable core.
         scheduler: address of a Dask cluster that does the work instead.
+        side: longest side of a copy, in pixels; what blur, noise and sharpening do is in pixels,
+            too, and shows the less the smaller a network sees the copies.
         progress: called in this process with (images done, images in all).
 
     Raises:
@@ -282,6 +302,8 @@ def augment_folder(
     among = choose_operations(operations)
     if copies < 1 or (workers is not None and workers < 1):
         raise InputError(f"copies = {copies}, workers = {workers}: must be at least 1")
+    if side < LEAST_COPY_SIDE:
+        raise InputError(f"side = {side}: must be at least {LEAST_COPY_SIDE} pixels")
     if output.is_relative_to(source) or source.is_relative_to(output):
         raise InputError(f"{output}: OUTPUT and SOURCE ({source}) must not lie within each other")
     report = Report()
@@ -301,7 +323,15 @@ def augment_folder(
         report.removed = remove_stale(output, targets)
         make = joblib.delayed(send(augment_file))
         jobs = (
-            make(source=source, path=path, output=output, names=names, seed=seed, among=among)
+            make(
+                source=source,
+                path=path,
+                output=output,
+                names=names,
+                seed=seed,
+                among=among,
+                side=side,
+            )
             for path, names in targets.items()
         )
         # closed, so that no work is begun after an error or Ctrl-C
@@ -395,6 +425,7 @@ def augment_file(
     names: list[Path],
     seed: int,
     among: tuple[str, ...],
+    side: int,
 ) -> Result:
     """Make the missing copies of one image.
 
@@ -405,6 +436,7 @@ def augment_file(
         names: of this image's copies, below it.
         seed: as of `augment_folder`.
         among: names of the operations to draw from.
+        side: longest side of a copy, in pixels.
 
     Raises:
         InputError: a copy cannot be written.
@@ -412,7 +444,7 @@ def augment_file(
     result = Result()
     try:
         content, image = load_image(source / path)
-        image = shrink(image, COPY_SIDE)
+        image = shrink(image, side)
         for number, name in enumerate(names):
             origin = {
                 "source": path.as_posix(),
@@ -423,6 +455,8 @@ def augment_file(
             }
             if len(among) < len(OPERATIONS):
                 origin["among"] = list(among)
+            if side != COPY_SIDE:
+                origin["side"] = side
             found = read_copy(output / name)
             record = found.pop("operations", None)
             if not record or found != origin:
@@ -513,6 +547,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--copies", type=int, default=3, help="per image (default: 3)")
     parser.add_argument("--seed", type=int, default=42, help="default: 42")
     parser.add_argument("--operations", default="", help=f"of {names}; default: all")
+    parser.add_argument("--side", type=int, default=COPY_SIDE, help=f"pixels; default: {COPY_SIDE}")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster: tcp://host:8786")
     return parser.parse_args(arguments)
