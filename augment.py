@@ -511,6 +511,7 @@ def write_manifest(output: Path, origins: dict[Path, dict]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line; return 0, 1 (images left out), 2 (no start) or 130 (Ctrl-C)."""
+    open_missing_streams()
     options = parse(arguments)
     print_any_name()
     # disable=None: silent in a pipe
@@ -536,6 +537,22 @@ def main(arguments: list[str] | None = None) -> int:
     if report.left_out:
         return 1
     return 0
+
+
+def open_missing_streams() -> None:
+    """Let a script that was started without output or errors (`2>&-`, pythonw) print to nowhere."""
+    if sys.stdout and sys.stderr:
+        return
+    # What is closed would be taken by the next file that is opened, and written into by whoever
+    # prints an error; the processes that do the work need it, too.
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        os.set_inheritable(descriptor, True)
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+    nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, open as long as we run
+    sys.stdout = sys.stdout or nowhere
+    sys.stderr = sys.stderr or nowhere
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -20,6 +20,7 @@ import pytest
 from conftest import CLI, ROOT, fails, make_pool, run_script, save_photo, saved, tree, wait_for
 from PIL import Image
 
+import data.workers
 from augment import (
     OPERATIONS,
     augment_folder,
@@ -289,6 +290,32 @@ def test_ctrl_c_does_not_reach_workers_that_still_start_but_the_one_who_waits():
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+def test_without_semaphores_the_copies_are_made_in_one_process(small_pool, output):
+    code = f"""
+import _multiprocessing
+
+class SemLock(_multiprocessing.SemLock):
+    def __new__(cls, *arguments, **options):
+        raise OSError(30, "Read-only file system")
+
+_multiprocessing.SemLock = SemLock
+import augment
+augment.main([{str(small_pool)!r}, {str(output)!r}, "--workers", "2"])
+"""
+    done = run_script("-c", code)
+    assert done.stdout.startswith("12 images read, 36 copies made"), done.stderr
+    complete(small_pool, output)
+
+
+@on_posix
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_it_runs_where_there_is_nothing_to_print_to(small_pool, output, closed):
+    command = [*CLI, small_pool, output, "--workers", "2"]
+    subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *command], check=True, timeout=120)
+    report = complete(small_pool, output)
+    assert (report.made, report.kept) == (0, 36)
+
+
 def test_what_is_left_out_is_named_in_one_line_each_and_the_rest_is_done(small_pool, output):
     (small_pool / "cats" / "broken.jpg").write_bytes(b"<html>404</html>")
     save_photo(small_pool / "cats" / "exif.jpg", 1, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
@@ -391,6 +418,18 @@ def test_a_cluster_gets_the_modules_of_the_project_but_no_installed_ones(tmp_pat
     ours = {module.__name__ for module in find_modules(ROOT)}
     assert {"augment", "data", "data.images"} <= ours
     assert not ours & {"joblib", "distributed"}
+
+
+@on_posix
+def test_the_callers_signal_handler_is_back_after_a_cluster(cluster):
+    handler = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        mine = signal.getsignal(signal.SIGUSR1)
+        with data.workers.cluster(cluster):
+            assert signal.getsignal(signal.SIGUSR1) != mine
+        assert signal.getsignal(signal.SIGUSR1) == mine
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
 
 
 def test_copy_that_cannot_be_written_is_one_line(cluster, small_pool, tmp_path):
