@@ -9,7 +9,8 @@ seed, the file's path and the copy's number alone: the same input gives the same
 number of workers, here or on a Dask cluster whose workers see the same folders.
 
 Each copy carries its origin in its JPEG comment. A rerun therefore makes only what is missing or
-out of date, even after a kill. `OUTPUT/manifest.csv` lists every copy's source and operations.
+out of date, even after a kill; all of them, where the code below that makes them has changed.
+`OUTPUT/manifest.csv` lists every copy's source and operations.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from mimetypes import guess_type
 from pathlib import Path
 
@@ -35,6 +37,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from data.digest import digest_code
 from data.files import (
     InputError,
     claim,
@@ -93,12 +96,18 @@ MEANINGS = {
 EMOJI_GROUPS = ("activity", "food_and_drink", "objects", "travel_and_places")
 
 OPERATIONS_OF_A_COPY = 3
+# Of ten operations one photo in 5,000 gets the same copy twice, which stays so: its bytes are those
+# of earlier versions. Of fewer, a copy that another one equals is drawn again, at most this often.
+ENOUGH_OPERATIONS = 10
+MOST_DRAWS = 1000
 # Longest side of a copy in pixels, for a network that sees 224: blur and noise on 12 megapixels
 # would be lost on it.
 COPY_SIDE = 512
 LEAST_COPY_SIDE = 32
 # Raise it when the same seed should no longer give the same bytes.
 RECIPE = 1
+# Beside the manifest: what made the copies.
+MAKER_FILE = ".maker"
 
 
 def draw_signed(rng: random.Random, least: float, most: float) -> float:
@@ -141,16 +150,20 @@ def augment_image(
     Returns:
         The new RGB image, perhaps smaller, and each operation's name and parameters, in order.
     """
-    record = []
-    count = min(OPERATIONS_OF_A_COPY, len(among))
-    for name in rng.sample(among, count):
-        parameters = OPERATIONS[name](rng)
-        operation = getattr(import_augly().image, name)
+    operations = draw_operations(rng, among)
+    for operation in operations:
+        parameters = dict(operation)
+        function = getattr(import_augly().image, parameters.pop("name"))
         with same_randomness_afterwards():
             # by keyword: the second position is an output path
-            image = operation(image, **parameters)
-        record.append({"name": name} | name_emoji(parameters))
-    return image, record
+            image = function(image, **parameters)
+    return image, name_emojis(operations)
+
+
+def draw_operations(rng: random.Random, among: tuple[str, ...]) -> list[dict]:
+    """Return the operations of a copy, in order: the name and the parameters of each."""
+    count = min(OPERATIONS_OF_A_COPY, len(among))
+    return [{"name": name} | OPERATIONS[name](rng) for name in rng.sample(among, count)]
 
 
 @contextlib.contextmanager
@@ -165,13 +178,17 @@ def same_randomness_afterwards() -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def name_emoji(parameters: dict) -> dict:
-    """Return parameters with an emoji's name for its path, which differs between machines."""
-    if "emoji_path" not in parameters:
-        return parameters
-    others = dict(parameters)
-    picture = Path(others.pop("emoji_path"))
-    return {"emoji": f"{picture.parent.name}/{picture.stem}"} | others
+def name_emojis(operations: list[dict]) -> list[dict]:
+    """Return operations with an emoji's name for its path, which differs between machines."""
+    named = []
+    for operation in operations:
+        if "emoji_path" in operation:
+            others = dict(operation)
+            name = others.pop("name")
+            picture = Path(others.pop("emoji_path"))
+            operation = {"name": name, "emoji": f"{picture.parent.name}/{picture.stem}"} | others
+        named.append(operation)
+    return named
 
 
 def import_augly() -> types.ModuleType:
@@ -200,12 +217,14 @@ def describe_operations(draws: int = 1000, seed: int = 0) -> list[dict[str, str]
     The strengths are what that many draws of every operation's parameters give.
     """
     rows = []
-    for name, draw in OPERATIONS.items():
+    for name in OPERATIONS:
         rng = random.Random(seed)
         drawn: dict[str, list] = {}
         for _ in range(draws):
-            for parameter, value in name_emoji(draw(rng)).items():
+            (operation,) = name_emojis(draw_operations(rng, (name,)))
+            for parameter, value in operation.items():
                 drawn.setdefault(parameter, []).append(value)
+        drawn.pop("name")
         strengths = [describe_values(parameter, values) for parameter, values in drawn.items()]
         row = {
             "operation": name,
@@ -245,6 +264,40 @@ def describe_values(parameter: str, values: list) -> str:
 def describe_range(low: float, high: float, digits: int) -> str:
     """Return both ends of a range, rounded, with a true minus sign."""
     return f"{round(low, digits):g} … {round(high, digits):g}".replace("-", "−")
+
+
+def seed_copies(path: Path, copies: int, seed: int, among: tuple[str, ...]) -> list[random.Random]:
+    """Return a generator for each copy of the photo at `path`; no two give the same copy.
+
+    Raises:
+        InputError: there are not so many different copies.
+    """
+    generators = []
+    known = set()
+    for number in range(copies):
+        rng = random.Random(f"{RECIPE}/{seed}/{path.as_posix()}/{number}")
+        if len(among) < ENOUGH_OPERATIONS:
+            skip_known(rng, among, known)
+        generators.append(rng)
+    return generators
+
+
+def skip_known(rng: random.Random, among: tuple[str, ...], known: set[frozenset[str]]) -> None:
+    """Have a generator go on to where it draws operations that are not known; add them."""
+    for _ in range(MOST_DRAWS):
+        before = rng.getstate()
+        operations = draw_operations(rng, among)
+        # in any order: mirrored and without colour is without colour and mirrored
+        look = frozenset(str(operation) for operation in operations)
+        if look not in known:
+            known.add(look)
+            rng.setstate(before)
+            return
+    names = ", ".join(among)
+    raise InputError(
+        f"operations = {names}: only {len(known)} of the copies of a photo would differ; "
+        f"set copies to {len(known)}, or name further operations"
+    )
 
 
 @dataclass
@@ -314,13 +367,17 @@ def augment_folder(
             report.left_out.append(one_line(f"{source / kind}: no image in it"))
     if not images:
         raise InputError(f"{source}: no image in any class folder")
+    if len(among) < ENOUGH_OPERATIONS:
+        # may fail: so before anything is written
+        seed_copies(images[0], copies, seed, among)
     targets = name_copies(images, copies)
     refuse_files_of_others(output, targets)
 
+    maker = describe_maker()
     place = cluster(scheduler) if scheduler else processes(workers)
     origins = {}
     with claim(output), place as send:
-        report.removed = remove_stale(output, targets)
+        report.removed = remove_outdated(output, targets, maker)
         make = joblib.delayed(send(augment_file))
         jobs = (
             make(
@@ -442,9 +499,9 @@ def augment_file(
         InputError: a copy cannot be written.
     """
     result = Result()
+    missing = {}
     try:
         content, image = load_image(source / path)
-        image = shrink(image, side)
         for number, name in enumerate(names):
             origin = {
                 "source": path.as_posix(),
@@ -459,10 +516,22 @@ def augment_file(
                 origin["side"] = side
             found = read_copy(output / name)
             record = found.pop("operations", None)
-            if not record or found != origin:
-                record = write_copy(image, origin, among, output / name)
-                result.made += 1
-            result.origins[name] = origin | {"operations": record}
+            if record and found == origin:
+                result.origins[name] = origin | {"operations": record}
+            else:
+                missing[name] = origin
+        if missing:
+            image = shrink(image, side)
+            generators = seed_copies(path, len(names), seed, among)
+        for name, origin in missing.items():
+            rng = generators[origin["copy"]]
+            copy, origin["operations"] = augment_image(image, rng, among)
+            if not is_usable(*copy.size):
+                # what crop or rotation left of a tiny image
+                copy = copy.resize(image.size)
+            write_copy(copy, origin, output / name)
+            result.origins[name] = origin
+            result.made += 1
     except InputError:
         raise
     except Exception as error:
@@ -482,20 +551,43 @@ def shrink(image: Image.Image, side: int) -> Image.Image:
     return image
 
 
-def write_copy(
-    image: Image.Image, origin: dict, among: tuple[str, ...], target: Path
-) -> list[dict]:
-    """Make the copy of an image that `origin` describes; return its operations."""
-    rng = random.Random("{recipe}/{seed}/{source}/{copy}".format_map(origin))
-    copy, record = augment_image(image, rng, among)
-    if not is_usable(*copy.size):
-        # what crop or rotation left of a tiny image
-        copy = copy.resize(image.size)
-    comment = COPY + json.dumps(origin | {"operations": record}).encode()
+def write_copy(copy: Image.Image, origin: dict, target: Path) -> None:
+    """Write a copy as a JPEG file that tells its origin."""
+    comment = COPY + json.dumps(origin).encode()
     jpeg = io.BytesIO()
     copy.save(jpeg, "JPEG", quality=95, comment=comment)
     write_whole(target, jpeg.getbuffer())
-    return record
+
+
+def describe_maker() -> str:
+    """Return what makes the copies, a line each: a digest of the code, and whose versions.
+
+    Raises:
+        InputError: AugLy is not installed.
+    """
+    text = Path(__file__).read_text(encoding="utf-8")
+    code = digest_code(text, "augment_file")
+    lines = [f"code {code}"]
+    for package in ("augly", "pillow"):
+        try:
+            lines.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            raise InputError(f"{package} is not installed: pip install {package}") from None
+    return "\n".join([*lines, ""])
+
+
+def remove_outdated(output: Path, targets: dict[Path, list[Path]], maker: str) -> int:
+    """Delete the copies that `targets` does not name, or all if not `maker` made them.
+
+    Returns their number. The maker is noted in the output before copies are made, so that a run
+    that was stopped goes on with what is missing.
+    """
+    file = output / MAKER_FILE
+    if file.exists() and file.read_text(encoding="utf-8", errors="replace") == maker:
+        return remove_stale(output, targets)
+    removed = remove_stale(output, {})
+    write_whole(file, maker)
+    return removed
 
 
 def write_manifest(output: Path, origins: dict[Path, dict]) -> None:

@@ -4,14 +4,17 @@ import contextlib
 import csv
 import functools
 import hashlib
+import importlib.metadata
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import distributed
 import joblib
@@ -127,7 +130,7 @@ def test_copies_depend_on_seed_and_own_file_alone_not_on_workers_or_other_files(
     assert augment_folder(pool, two, workers=2).made == 105
     copies, rows = tree(one), manifest(one)
     names = {f"{name[:-4]}_aug{number}.jpg" for name in before for number in range(3)}
-    assert set(copies) == names | {"manifest.csv"}
+    assert set(copies) == names | {"manifest.csv", ".maker"}
     assert tree(two) == copies
     assert tree(pool) == before
     recipe = json.dumps([[row["copy"], row["operations"]] for row in rows]).encode()
@@ -142,8 +145,10 @@ def test_copies_depend_on_seed_and_own_file_alone_not_on_workers_or_other_files(
         path.unlink()
     augment_here(pool, few)
     (few / "manifest.csv").unlink()
+    (few / ".maker").unlink()
     assert tree(few).items() < copies.items()
     augment_here(pool, other, seed=7)
+    (other / ".maker").unlink()
     assert not tree(other).items() & copies.items()
 
 
@@ -174,7 +179,7 @@ def test_copies_of_any_names_are_distinct_fit_the_file_system_and_can_be_read(tm
         save_photo(tmp_path / "in" / "cats" / name, seed, size=(400, 8))  # the narrowest allowed
     augment_here(tmp_path / "in", output, copies=11)
     made = [row["copy"] for row in manifest(output)]
-    assert sorted(tree(output)) == sorted([*made, "manifest.csv"])
+    assert sorted(tree(output)) == sorted([*made, "manifest.csv", ".maker"])
     assert len({name.lower() for name in made}) == len(made) == 11 * len(names)
     assert all(load_image(output / name) for name in made)
 
@@ -187,6 +192,107 @@ def test_only_the_operations_that_are_named_are_drawn(small_pool, output):
         assert names_of(json.loads(row["operations"])) == {"blur", "rotate"}
     assert augment_here(small_pool, output, operations="rotate,blur,rotate").kept == 36
     assert b'"among": ["rotate", "blur"]' in Image.open(output / row["copy"]).info["comment"]
+
+
+def test_copies_of_a_photo_differ_however_few_operations_there_are(small_pool, output):
+    augment_here(small_pool, output, copies=4, operations="hflip,vflip,grayscale,blur")
+    pictures = {}
+    for row in manifest(output):
+        pixels = load_image(output / row["copy"])[1].tobytes()
+        pictures.setdefault(row["source"], set()).add(pixels)
+        assert len(names_of(json.loads(row["operations"]))) == 3
+    assert {len(different) for different in pictures.values()} == {4}
+
+
+@pytest.mark.parametrize("operations", ["hflip", "grayscale,vflip,hflip"])
+def test_more_copies_than_can_differ_are_one_line(small_pool, output, operations):
+    with fails(r"^operations = .*: only 1 of the copies of a photo would differ; set copies to 1"):
+        augment_here(small_pool, output, copies=2, operations=operations)
+    assert not output.exists()
+    assert augment_here(small_pool, output, copies=1, operations=operations).made == 12
+
+
+def test_an_edit_of_what_makes_the_copies_makes_them_anew_and_a_comment_does_not(
+    small_pool, output, tmp_path
+):
+    script = copy_project(tmp_path / "project") / "augment.py"
+
+    def run_after(edit=""):
+        with open(script, "a", encoding="utf-8") as file:
+            file.write(edit)
+        command = [sys.executable, script, small_pool, output, "--copies", "1", "--workers", "1"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "12 copies made, 0 kept, 0 stale removed" in run_after()
+    before = tree(output)
+    assert "0 copies made, 12 kept, 0 stale removed" in run_after("# a comment\n")
+    assert "0 copies made, 12 kept" in run_after('MEANINGS["blur"] = "less to see"\n')
+    assert tree(output) == before
+    strength = 'OPERATIONS["crop"] = lambda rng: {"x1": 0.4, "y1": 0.4, "x2": 0.6, "y2": 0.6}\n'
+    assert "12 copies made, 0 kept, 12 stale removed" in run_after(strength)
+    operations = (output / "manifest.csv").read_text(encoding="utf-8")
+    assert '""name"": ""crop"", ""x1"": 0.4' in operations
+    assert "0 copies made, 12 kept, 0 stale removed" in run_after()
+
+
+def copy_project(folder):
+    """Copy what augment.py needs; return the folder."""
+    (folder / "data").mkdir(parents=True)
+    for file in [ROOT / "augment.py", *ROOT.glob("data/*.py")]:
+        shutil.copy(file, folder / file.relative_to(ROOT))
+    return folder
+
+
+@pytest.mark.parametrize("package", ["augly", "pillow"])
+def test_another_version_of_what_makes_the_copies_makes_them_anew(
+    small_pool, output, package, monkeypatch
+):
+    augment_here(small_pool, output, copies=1)
+    first = tree(output)
+    versions = {"augly": "1.0", "pillow": "11.0"} | {package: "99.0"}
+    monkeypatch.setattr("augment.version", versions.get)
+    assert augment_here(small_pool, output, copies=1).made == 12
+    assert augment_here(small_pool, output, copies=1).kept == 12
+    monkeypatch.undo()
+    assert augment_here(small_pool, output, copies=1).made == 12
+    assert tree(output) == first
+
+
+def test_copies_whose_maker_is_not_known_are_made_anew(small_pool, output):
+    augment_here(small_pool, output, copies=1)
+    first = tree(output)
+    (output / ".maker").unlink()
+    assert augment_here(small_pool, output, copies=1).made == 12
+    assert tree(output) == first
+
+
+def test_a_stop_while_copies_are_made_anew_costs_none_of_the_new_ones(small_pool, output):
+    augment_here(small_pool, output, copies=1)
+    first = tree(output)
+    (output / ".maker").write_text("another one")
+
+    def stop(done, total):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        augment_here(small_pool, output, copies=1, progress=stop)
+    report = augment_here(small_pool, output, copies=1)
+    assert report.kept >= 5
+    assert tree(output) == first
+
+
+def test_without_augly_it_is_one_line_and_the_copies_stay(small_pool, output, monkeypatch):
+    augment_here(small_pool, output, copies=1)
+    first = tree(output)
+
+    def find_none(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr("augment.version", find_none)
+    with fails("augly is not installed: pip install augly"):
+        augment_here(small_pool, output, copies=1)
+    assert tree(output) == first
 
 
 def test_the_longest_side_of_the_copies_can_be_chosen_and_another_one_makes_them_anew(
@@ -478,4 +584,4 @@ def test_cluster_that_is_lost_ends_in_one_line_and_a_rerun_goes_on(tmp_path, vic
     report = augment_folder(pool, output, copies=20)
     assert report.kept > 20
     assert report.made > 0
-    assert {name[-4:] for name in tree(output)} == {".jpg", ".csv"}
+    assert {Path(name).suffix for name in tree(output)} == {".jpg", ".csv", ""}
