@@ -26,6 +26,7 @@ import random
 import sys
 import time
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -47,7 +48,16 @@ from data.files import (
     remove_unfinished,
     write_whole,
 )
-from data.images import COPY, find_images, is_usable, load_image, read_origin
+from data.images import (
+    COPY,
+    find_files,
+    find_images,
+    is_hidden,
+    is_image,
+    is_usable,
+    load_image,
+    read_origin,
+)
 from data.workers import cluster, processes
 
 # The operations of AugLy that copies are made with, and how the parameters of each are drawn.
@@ -302,13 +312,18 @@ def skip_known(rng: random.Random, among: tuple[str, ...], known: set[frozenset[
 
 @dataclass
 class Report:
-    """What `augment_folder` did; printed, it is a line. `left_out` has a line per image."""
+    """What `augment_folder` did; printed, it is a line.
+
+    `left_out` has a line for each image or class of which there are no copies, `others` one for
+    each kind of file that is no image.
+    """
 
     images: int = 0
     made: int = 0
     kept: int = 0
     removed: int = 0
     left_out: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -359,14 +374,15 @@ def augment_folder(
         raise InputError(f"side = {side}: must be at least {LEAST_COPY_SIDE} pixels")
     if output.is_relative_to(source) or source.is_relative_to(output):
         raise InputError(f"{output}: OUTPUT and SOURCE ({source}) must not lie within each other")
-    report = Report()
+    found = find_images(source)
+    report = Report(others=describe_others(source))
     images = []
-    for kind, files in find_images(source).items():
+    for kind, files in found.items():
         images.extend(file.relative_to(source) for file in files)
         if not files:
             report.left_out.append(one_line(f"{source / kind}: no image in it"))
     if not images:
-        raise InputError(f"{source}: no image in any class folder")
+        raise InputError("; ".join([f"{source}: no image in any class folder", *report.others]))
     if len(among) < ENOUGH_OPERATIONS:
         # may fail: so before anything is written
         seed_copies(images[0], copies, seed, among)
@@ -417,6 +433,24 @@ def choose_operations(names: str) -> tuple[str, ...]:
     if unknown:
         raise InputError(f"operations = {', '.join(unknown)}: must be of {', '.join(OPERATIONS)}")
     return tuple(name for name in OPERATIONS if name in chosen)
+
+
+def describe_others(source: Path) -> list[str]:
+    """Return a line for each suffix of files in class folders that are no images for Pillow."""
+    suffixes = Counter()
+    for folder in source.iterdir():
+        if not folder.is_dir() or is_hidden(folder.name):
+            continue
+        for file in find_files(folder):
+            if not is_hidden(file.name) and not is_image(file):
+                suffixes[file.suffix.lower() or "without a suffix"] += 1
+    lines = []
+    for suffix, count in sorted(suffixes.items()):
+        line = f"{count} files {suffix}, which cannot be read here: convert them if they are photos"
+        if count == 1:
+            line = f"1 file {suffix}, which cannot be read here: convert it if it is a photo"
+        lines.append(one_line(line))
+    return lines
 
 
 def name_copies(sources: list[Path], copies: int) -> dict[Path, list[Path]]:
@@ -623,7 +657,7 @@ def main(arguments: list[str] | None = None) -> int:
             bar.close()
             print("augment.py: stopped; run it again to go on where it was", file=sys.stderr)
             return 130
-    for line in report.left_out:
+    for line in [*report.left_out, *report.others]:
         print(f"augment.py: {line}", file=sys.stderr)
     print(report)
     if report.left_out:

@@ -427,13 +427,31 @@ def test_what_is_left_out_is_named_in_one_line_each_and_the_rest_is_done(small_p
     save_photo(small_pool / "cats" / "exif.jpg", 1, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     for name in ("bees", "line\nbreak"):
         (small_pool / name).mkdir()
-        (small_pool / name / "a.heic").write_bytes(b"x")
+        (small_pool / name / "a.raw").write_bytes(b"x")
+    (small_pool / "cats" / "list.TXT").write_text("no photo")
+    (small_pool / "cats" / ".hidden").write_text("nobody's")
     done = run_script("augment.py", small_pool, output, "--copies", 1)
-    lines = ["bees: no image in it", "cats/broken.jpg: left out, not an image"]
-    lines = [f"augment.py: {small_pool}/{line}" for line in [*lines, "line break: no image in it"]]
-    assert sorted(done.stderr.splitlines()) == lines  # and no warnings
+    # and no warnings
+    assert sorted(done.stderr.splitlines()) == [
+        f"augment.py: {small_pool}/bees: no image in it",
+        f"augment.py: {small_pool}/cats/broken.jpg: left out, not an image",
+        f"augment.py: {small_pool}/line break: no image in it",
+        "augment.py: 1 file .txt, which cannot be read here: convert it if it is a photo",
+        "augment.py: 2 files .raw, which cannot be read here: convert them if they are photos",
+    ]
     assert done.returncode == 1
     assert "13 images read, 13 copies made, 0 kept, 0 stale removed, 3 images left" in done.stdout
+
+
+def test_files_that_are_no_images_are_named_and_do_not_make_it_fail(small_pool, output):
+    (small_pool / "dogs" / "notes.doc").write_text("no photo")
+    done = run_script("augment.py", small_pool, output, "--copies", 1)
+    assert done.stderr.startswith("augment.py: 1 file .doc, which cannot be read here: ")
+    assert done.returncode == 0
+    for file in small_pool.glob("*/*.jpg"):
+        file.rename(file.with_suffix(".raw"))
+    with fails("no image in any class folder; 1 file .doc, .*; 12 files .raw, .* convert them"):
+        augment_here(small_pool, output)
 
 
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(small_pool, output, capsys, monkeypatch):
