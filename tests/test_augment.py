@@ -243,6 +243,20 @@ def copy_project(folder):
     return folder
 
 
+def test_of_two_copies_of_the_project_side_by_side_each_runs_its_own_code(small_pool, output):
+    folder = output.parent
+    other = copy_project(folder / "a")
+    script = copy_project(folder / "b") / "augment.py"
+    with open(script, "a", encoding="utf-8") as file:
+        file.write('OPERATIONS["blur"] = lambda rng: {"radius": 1.25}\n')
+    command = [sys.executable, "b/augment.py", small_pool, output, "--operations", "blur"]
+    options = ["--copies", "1", "--workers", "2"]
+    environ = os.environ | {"PYTHONPATH": str(other)}
+    subprocess.run([*command, *options], cwd=folder, env=environ, check=True)
+    records = {row["operations"] for row in manifest(output)}
+    assert records == {'[{"name": "blur", "radius": 1.25}]'}
+
+
 @pytest.mark.parametrize("package", ["augly", "pillow"])
 def test_another_version_of_what_makes_the_copies_makes_them_anew(
     small_pool, output, package, monkeypatch
