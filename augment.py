@@ -118,6 +118,8 @@ LEAST_COPY_SIDE = 32
 RECIPE = 1
 # Beside the manifest: what made the copies.
 MAKER_FILE = ".maker"
+# This file as it was when it was imported.
+SOURCE_CODE = Path(__file__).read_text(encoding="utf-8")
 
 
 def draw_signed(rng: random.Random, least: float, most: float) -> float:
@@ -597,10 +599,13 @@ def describe_maker() -> str:
     """Return what makes the copies, a line each: a digest of the code, and whose versions.
 
     Raises:
-        InputError: AugLy is not installed.
+        InputError: AugLy is not installed, or this file has been edited since it was imported:
+            some processes would run the one code, and some the other.
     """
-    text = Path(__file__).read_text(encoding="utf-8")
-    code = digest_code(text, "augment_file")
+    code = digest_code(SOURCE_CODE, "augment_file")
+    code_now = digest_code(Path(__file__).read_text(encoding="utf-8"), "augment_file")
+    if code != code_now:
+        raise InputError("augment.py was edited while it was in use: restart the kernel, run again")
     lines = [f"code {code}"]
     for package in ("augly", "pillow"):
         try:
