@@ -178,6 +178,40 @@ def draw_operations(rng: random.Random, among: tuple[str, ...]) -> list[dict]:
     return [{"name": name} | OPERATIONS[name](rng) for name in rng.sample(among, count)]
 
 
+def seed_copies(path: Path, copies: int, seed: int, among: tuple[str, ...]) -> list[random.Random]:
+    """Return a generator for each copy of the photo at `path`; no two give the same copy.
+
+    Raises:
+        InputError: there are not so many different copies.
+    """
+    generators = []
+    known = set()
+    for number in range(copies):
+        rng = random.Random(f"{RECIPE}/{seed}/{path.as_posix()}/{number}")
+        if len(among) < ENOUGH_OPERATIONS:
+            skip_known(rng, among, known)
+        generators.append(rng)
+    return generators
+
+
+def skip_known(rng: random.Random, among: tuple[str, ...], known: set[frozenset[str]]) -> None:
+    """Have a generator go on to where it draws operations that are not known; add them."""
+    for _ in range(MOST_DRAWS):
+        before = rng.getstate()
+        operations = draw_operations(rng, among)
+        # in any order: mirrored and without colour is without colour and mirrored
+        look = frozenset(str(operation) for operation in operations)
+        if look not in known:
+            known.add(look)
+            rng.setstate(before)
+            return
+    names = ", ".join(among)
+    raise InputError(
+        f"operations = {names}: only {len(known)} of the copies of a photo would differ; "
+        f"set copies to {len(known)}, or name further operations"
+    )
+
+
 @contextlib.contextmanager
 def same_randomness_afterwards() -> Iterator[None]:
     """Put the caller's global generators back: AugLy draws from one and seeds the other."""
@@ -278,40 +312,6 @@ def describe_range(low: float, high: float, digits: int) -> str:
     return f"{round(low, digits):g} … {round(high, digits):g}".replace("-", "−")
 
 
-def seed_copies(path: Path, copies: int, seed: int, among: tuple[str, ...]) -> list[random.Random]:
-    """Return a generator for each copy of the photo at `path`; no two give the same copy.
-
-    Raises:
-        InputError: there are not so many different copies.
-    """
-    generators = []
-    known = set()
-    for number in range(copies):
-        rng = random.Random(f"{RECIPE}/{seed}/{path.as_posix()}/{number}")
-        if len(among) < ENOUGH_OPERATIONS:
-            skip_known(rng, among, known)
-        generators.append(rng)
-    return generators
-
-
-def skip_known(rng: random.Random, among: tuple[str, ...], known: set[frozenset[str]]) -> None:
-    """Have a generator go on to where it draws operations that are not known; add them."""
-    for _ in range(MOST_DRAWS):
-        before = rng.getstate()
-        operations = draw_operations(rng, among)
-        # in any order: mirrored and without colour is without colour and mirrored
-        look = frozenset(str(operation) for operation in operations)
-        if look not in known:
-            known.add(look)
-            rng.setstate(before)
-            return
-    names = ", ".join(among)
-    raise InputError(
-        f"operations = {names}: only {len(known)} of the copies of a photo would differ; "
-        f"set copies to {len(known)}, or name further operations"
-    )
-
-
 @dataclass
 class Report:
     """What `augment_folder` did; printed, it is a line.
@@ -370,10 +370,7 @@ def augment_folder(
     source = Path(expand(source)).resolve()
     output = Path(expand(output)).resolve()
     among = choose_operations(operations)
-    if copies < 1 or (workers is not None and workers < 1):
-        raise InputError(f"copies = {copies}, workers = {workers}: must be at least 1")
-    if side < LEAST_COPY_SIDE:
-        raise InputError(f"side = {side}: must be at least {LEAST_COPY_SIDE} pixels")
+    check_numbers(copies, workers, side)
     if output.is_relative_to(source) or source.is_relative_to(output):
         raise InputError(f"{output}: OUTPUT and SOURCE ({source}) must not lie within each other")
     found = find_images(source)
@@ -385,13 +382,13 @@ def augment_folder(
             report.left_out.append(one_line(f"{source / kind}: no image in it"))
     if not images:
         raise InputError("; ".join([f"{source}: no image in any class folder", *report.others]))
-    if len(among) < ENOUGH_OPERATIONS:
-        # may fail: so before anything is written
-        seed_copies(images[0], copies, seed, among)
     targets = name_copies(images, copies)
+    # what may fail comes before anything is written
     refuse_files_of_others(output, targets)
-
     maker = describe_maker()
+    if len(among) < ENOUGH_OPERATIONS:
+        seed_copies(images[0], copies, seed, among)
+
     place = cluster(scheduler) if scheduler else processes(workers)
     origins = {}
     with claim(output), place as send:
@@ -423,6 +420,14 @@ def augment_folder(
         write_manifest(output, origins)
     report.seconds = time.perf_counter() - start
     return report
+
+
+def check_numbers(copies: int, workers: int | None, side: int) -> None:
+    """Raise InputError where one of these arguments of `augment_folder` cannot be used."""
+    if copies < 1 or (workers is not None and workers < 1):
+        raise InputError(f"copies = {copies}, workers = {workers}: must be at least 1")
+    if side < LEAST_COPY_SIDE:
+        raise InputError(f"side = {side}: must be at least {LEAST_COPY_SIDE} pixels")
 
 
 def choose_operations(names: str) -> tuple[str, ...]:
