@@ -1,7 +1,7 @@
 """Offline augmentation: write AugLy-altered copies of every image in a folder to another folder.
 
-    python augment.py SOURCE OUTPUT [--copies 3] [--seed 42] [--operations NAMES] [--workers N]
-                                    [--scheduler ADDRESS]
+    python augment.py SOURCE OUTPUT [--copies 3] [--seed 42] [--operations NAMES] [--side 512]
+                                    [--workers N] [--scheduler ADDRESS]
 
 SOURCE holds one folder per class and is only read; `SOURCE/a/b.jpg` becomes `OUTPUT/a/b_aug0.jpg`,
 `b_aug1.jpg`, … with three different operations each. Which ones and how strong follows from the
@@ -9,7 +9,8 @@ seed, the file's path and the copy's number alone: the same input gives the same
 number of workers, here or on a Dask cluster whose workers see the same folders.
 
 Each copy carries its origin in its JPEG comment. A rerun therefore makes only what is missing or
-out of date, even after a kill. `OUTPUT/manifest.csv` lists every copy's source and operations.
+out of date, even after a kill; all of them, where the code below that makes them has changed.
+`OUTPUT/manifest.csv` lists every copy's source and operations.
 """
 
 import argparse
@@ -25,15 +26,19 @@ import random
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from mimetypes import guess_type
 from pathlib import Path
 
 import joblib
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from data.digest import digest_code
 from data.files import (
     InputError,
     claim,
@@ -43,7 +48,16 @@ from data.files import (
     remove_unfinished,
     write_whole,
 )
-from data.images import COPY, find_images, is_usable, load_image, read_origin
+from data.images import (
+    COPY,
+    find_files,
+    find_images,
+    is_hidden,
+    is_image,
+    is_usable,
+    load_image,
+    read_origin,
+)
 from data.workers import cluster, processes
 
 # The operations of AugLy that copies are made with, and how the parameters of each are drawn.
@@ -92,10 +106,20 @@ MEANINGS = {
 EMOJI_GROUPS = ("activity", "food_and_drink", "objects", "travel_and_places")
 
 OPERATIONS_OF_A_COPY = 3
-# Longest side of a copy: blur and noise on 12 megapixels would not be seen at 224.
+# Of ten operations one photo in 5,000 gets the same copy twice, which stays so: its bytes are those
+# of earlier versions. Of fewer, a copy that another one equals is drawn again, at most this often.
+ENOUGH_OPERATIONS = 10
+MOST_DRAWS = 1000
+# Longest side of a copy in pixels, for a network that sees 224: blur and noise on 12 megapixels
+# would be lost on it.
 COPY_SIDE = 512
+LEAST_COPY_SIDE = 32
 # Raise it when the same seed should no longer give the same bytes.
 RECIPE = 1
+# Beside the manifest: what made the copies.
+MAKER_FILE = ".maker"
+# This file as it was when it was imported.
+SOURCE_CODE = Path(__file__).read_text(encoding="utf-8")
 
 
 def draw_signed(rng: random.Random, least: float, most: float) -> float:
@@ -138,24 +162,79 @@ def augment_image(
     Returns:
         The new RGB image, perhaps smaller, and each operation's name and parameters, in order.
     """
-    record = []
+    operations = draw_operations(rng, among)
+    for operation in operations:
+        parameters = dict(operation)
+        function = getattr(import_augly().image, parameters.pop("name"))
+        with same_randomness_afterwards():
+            # by keyword: the second position is an output path
+            image = function(image, **parameters)
+    return image, name_emojis(operations)
+
+
+def draw_operations(rng: random.Random, among: tuple[str, ...]) -> list[dict]:
+    """Return the operations of a copy, in order: the name and the parameters of each."""
     count = min(OPERATIONS_OF_A_COPY, len(among))
-    for name in rng.sample(among, count):
-        parameters = OPERATIONS[name](rng)
-        operation = getattr(import_augly().image, name)
-        # by keyword: the second position is an output path
-        image = operation(image, **parameters)
-        record.append({"name": name} | name_emoji(parameters))
-    return image, record
+    return [{"name": name} | OPERATIONS[name](rng) for name in rng.sample(among, count)]
 
 
-def name_emoji(parameters: dict) -> dict:
-    """Return parameters with an emoji's name for its path, which differs between machines."""
-    if "emoji_path" not in parameters:
-        return parameters
-    others = dict(parameters)
-    picture = Path(others.pop("emoji_path"))
-    return {"emoji": f"{picture.parent.name}/{picture.stem}"} | others
+def seed_copies(path: Path, copies: int, seed: int, among: tuple[str, ...]) -> list[random.Random]:
+    """Return a generator for each copy of the photo at `path`; no two give the same copy.
+
+    Raises:
+        InputError: there are not so many different copies.
+    """
+    generators = []
+    known = set()
+    for number in range(copies):
+        rng = random.Random(f"{RECIPE}/{seed}/{path.as_posix()}/{number}")
+        if len(among) < ENOUGH_OPERATIONS:
+            skip_known(rng, among, known)
+        generators.append(rng)
+    return generators
+
+
+def skip_known(rng: random.Random, among: tuple[str, ...], known: set[frozenset[str]]) -> None:
+    """Have a generator go on to where it draws operations that are not known; add them."""
+    for _ in range(MOST_DRAWS):
+        before = rng.getstate()
+        operations = draw_operations(rng, among)
+        # in any order: mirrored and without colour is without colour and mirrored
+        look = frozenset(str(operation) for operation in operations)
+        if look not in known:
+            known.add(look)
+            rng.setstate(before)
+            return
+    names = ", ".join(among)
+    raise InputError(
+        f"operations = {names}: only {len(known)} of the copies of a photo would differ; "
+        f"set copies to {len(known)}, or name further operations"
+    )
+
+
+@contextlib.contextmanager
+def same_randomness_afterwards() -> Iterator[None]:
+    """Put the caller's global generators back: AugLy draws from one and seeds the other."""
+    state = random.getstate()
+    numpy_state = np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)
+
+
+def name_emojis(operations: list[dict]) -> list[dict]:
+    """Return operations with an emoji's name for its path, which differs between machines."""
+    named = []
+    for operation in operations:
+        if "emoji_path" in operation:
+            others = dict(operation)
+            name = others.pop("name")
+            picture = Path(others.pop("emoji_path"))
+            operation = {"name": name, "emoji": f"{picture.parent.name}/{picture.stem}"} | others
+        named.append(operation)
+    return named
 
 
 def import_augly() -> types.ModuleType:
@@ -171,8 +250,9 @@ def import_augly() -> types.ModuleType:
         # AugLy asks it only for the type of a file by its path
         stand_in = types.SimpleNamespace(from_file=lambda path, mime: guess_type(path)[0])
         sys.modules["magic"] = stand_in
-    import augly.image
-    import augly.utils
+    with same_randomness_afterwards():
+        import augly.image
+        import augly.utils
 
     return augly
 
@@ -183,12 +263,14 @@ def describe_operations(draws: int = 1000, seed: int = 0) -> list[dict[str, str]
     The strengths are what that many draws of every operation's parameters give.
     """
     rows = []
-    for name, draw in OPERATIONS.items():
+    for name in OPERATIONS:
         rng = random.Random(seed)
         drawn: dict[str, list] = {}
         for _ in range(draws):
-            for parameter, value in name_emoji(draw(rng)).items():
+            (operation,) = name_emojis(draw_operations(rng, (name,)))
+            for parameter, value in operation.items():
                 drawn.setdefault(parameter, []).append(value)
+        drawn.pop("name")
         strengths = [describe_values(parameter, values) for parameter, values in drawn.items()]
         row = {
             "operation": name,
@@ -232,13 +314,18 @@ def describe_range(low: float, high: float, digits: int) -> str:
 
 @dataclass
 class Report:
-    """What `augment_folder` did; printed, it is a line. `left_out` has a line per image."""
+    """What `augment_folder` did; printed, it is a line.
+
+    `left_out` has a line for each image or class of which there are no copies, `others` one for
+    each kind of file that is no image.
+    """
 
     images: int = 0
     made: int = 0
     kept: int = 0
     removed: int = 0
     left_out: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -259,6 +346,7 @@ def augment_folder(
     workers: int | None = None,
     scheduler: str | None = None,
     *,
+    side: int = COPY_SIDE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Fill `output` with `copies` augmented copies of every image in `source`.
@@ -271,6 +359,8 @@ def augment_folder(
         operations: names of those to draw from, separated by commas; "" for all.
         workers: processes; None means one per usable core.
         scheduler: address of a Dask cluster that does the work instead.
+        side: longest side of a copy, in pixels; what blur, noise and sharpening do is in pixels,
+            too, and shows the less the smaller a network sees the copies.
         progress: called in this process with (images done, images in all).
 
     Raises:
@@ -280,28 +370,40 @@ def augment_folder(
     source = Path(expand(source)).resolve()
     output = Path(expand(output)).resolve()
     among = choose_operations(operations)
-    if copies < 1 or (workers is not None and workers < 1):
-        raise InputError(f"copies = {copies}, workers = {workers}: must be at least 1")
+    check_numbers(copies, workers, side)
     if output.is_relative_to(source) or source.is_relative_to(output):
         raise InputError(f"{output}: OUTPUT and SOURCE ({source}) must not lie within each other")
-    report = Report()
+    found = find_images(source)
+    report = Report(others=describe_others(source))
     images = []
-    for kind, files in find_images(source).items():
+    for kind, files in found.items():
         images.extend(file.relative_to(source) for file in files)
         if not files:
             report.left_out.append(one_line(f"{source / kind}: no image in it"))
     if not images:
-        raise InputError(f"{source}: no image in any class folder")
+        raise InputError("; ".join([f"{source}: no image in any class folder", *report.others]))
     targets = name_copies(images, copies)
+    # what may fail comes before anything is written
     refuse_files_of_others(output, targets)
+    maker = describe_maker()
+    if len(among) < ENOUGH_OPERATIONS:
+        seed_copies(images[0], copies, seed, among)
 
     place = cluster(scheduler) if scheduler else processes(workers)
     origins = {}
     with claim(output), place as send:
-        report.removed = remove_stale(output, targets)
+        report.removed = remove_outdated(output, targets, maker)
         make = joblib.delayed(send(augment_file))
         jobs = (
-            make(source=source, path=path, output=output, names=names, seed=seed, among=among)
+            make(
+                source=source,
+                path=path,
+                output=output,
+                names=names,
+                seed=seed,
+                among=among,
+                side=side,
+            )
             for path, names in targets.items()
         )
         # closed, so that no work is begun after an error or Ctrl-C
@@ -320,6 +422,14 @@ def augment_folder(
     return report
 
 
+def check_numbers(copies: int, workers: int | None, side: int) -> None:
+    """Raise InputError where one of these arguments of `augment_folder` cannot be used."""
+    if copies < 1 or (workers is not None and workers < 1):
+        raise InputError(f"copies = {copies}, workers = {workers}: must be at least 1")
+    if side < LEAST_COPY_SIDE:
+        raise InputError(f"side = {side}: must be at least {LEAST_COPY_SIDE} pixels")
+
+
 def choose_operations(names: str) -> tuple[str, ...]:
     """Return the operations named, in their order above, or all; an unknown one: InputError."""
     chosen = {name.strip() for name in names.split(",")}
@@ -330,6 +440,24 @@ def choose_operations(names: str) -> tuple[str, ...]:
     if unknown:
         raise InputError(f"operations = {', '.join(unknown)}: must be of {', '.join(OPERATIONS)}")
     return tuple(name for name in OPERATIONS if name in chosen)
+
+
+def describe_others(source: Path) -> list[str]:
+    """Return a line for each suffix of files in class folders that are no images for Pillow."""
+    suffixes = Counter()
+    for folder in source.iterdir():
+        if not folder.is_dir() or is_hidden(folder.name):
+            continue
+        for file in find_files(folder):
+            if not is_hidden(file.name) and not is_image(file):
+                suffixes[file.suffix.lower() or "without a suffix"] += 1
+    lines = []
+    for suffix, count in sorted(suffixes.items()):
+        line = f"{count} files {suffix}, which cannot be read here: convert them if they are photos"
+        if count == 1:
+            line = f"1 file {suffix}, which cannot be read here: convert it if it is a photo"
+        lines.append(one_line(line))
+    return lines
 
 
 def name_copies(sources: list[Path], copies: int) -> dict[Path, list[Path]]:
@@ -395,6 +523,7 @@ def augment_file(
     names: list[Path],
     seed: int,
     among: tuple[str, ...],
+    side: int,
 ) -> Result:
     """Make the missing copies of one image.
 
@@ -405,14 +534,15 @@ def augment_file(
         names: of this image's copies, below it.
         seed: as of `augment_folder`.
         among: names of the operations to draw from.
+        side: longest side of a copy, in pixels.
 
     Raises:
         InputError: a copy cannot be written.
     """
     result = Result()
+    missing = {}
     try:
         content, image = load_image(source / path)
-        image = shrink(image, COPY_SIDE)
         for number, name in enumerate(names):
             origin = {
                 "source": path.as_posix(),
@@ -423,12 +553,26 @@ def augment_file(
             }
             if len(among) < len(OPERATIONS):
                 origin["among"] = list(among)
+            if side != COPY_SIDE:
+                origin["side"] = side
             found = read_copy(output / name)
             record = found.pop("operations", None)
-            if not record or found != origin:
-                record = write_copy(image, origin, among, output / name)
-                result.made += 1
-            result.origins[name] = origin | {"operations": record}
+            if record and found == origin:
+                result.origins[name] = origin | {"operations": record}
+            else:
+                missing[name] = origin
+        if missing:
+            image = shrink(image, side)
+            generators = seed_copies(path, len(names), seed, among)
+        for name, origin in missing.items():
+            rng = generators[origin["copy"]]
+            copy, origin["operations"] = augment_image(image, rng, among)
+            if not is_usable(*copy.size):
+                # what crop or rotation left of a tiny image
+                copy = copy.resize(image.size)
+            write_copy(copy, origin, output / name)
+            result.origins[name] = origin
+            result.made += 1
     except InputError:
         raise
     except Exception as error:
@@ -448,20 +592,46 @@ def shrink(image: Image.Image, side: int) -> Image.Image:
     return image
 
 
-def write_copy(
-    image: Image.Image, origin: dict, among: tuple[str, ...], target: Path
-) -> list[dict]:
-    """Make the copy of an image that `origin` describes; return its operations."""
-    rng = random.Random("{recipe}/{seed}/{source}/{copy}".format_map(origin))
-    copy, record = augment_image(image, rng, among)
-    if not is_usable(*copy.size):
-        # what crop or rotation left of a tiny image
-        copy = copy.resize(image.size)
-    comment = COPY + json.dumps(origin | {"operations": record}).encode()
+def write_copy(copy: Image.Image, origin: dict, target: Path) -> None:
+    """Write a copy as a JPEG file that tells its origin."""
+    comment = COPY + json.dumps(origin).encode()
     jpeg = io.BytesIO()
     copy.save(jpeg, "JPEG", quality=95, comment=comment)
     write_whole(target, jpeg.getbuffer())
-    return record
+
+
+def describe_maker() -> str:
+    """Return what makes the copies, a line each: a digest of the code, and whose versions.
+
+    Raises:
+        InputError: AugLy is not installed, or this file has been edited since it was imported:
+            some processes would run the one code, and some the other.
+    """
+    code = digest_code(SOURCE_CODE, "augment_file")
+    code_now = digest_code(Path(__file__).read_text(encoding="utf-8"), "augment_file")
+    if code != code_now:
+        raise InputError("augment.py was edited while it was in use: restart the kernel, run again")
+    lines = [f"code {code}"]
+    for package in ("augly", "pillow"):
+        try:
+            lines.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            raise InputError(f"{package} is not installed: pip install {package}") from None
+    return "\n".join([*lines, ""])
+
+
+def remove_outdated(output: Path, targets: dict[Path, list[Path]], maker: str) -> int:
+    """Delete the copies that `targets` does not name, or all if not `maker` made them.
+
+    Returns their number. The maker is noted in the output before copies are made, so that a run
+    that was stopped goes on with what is missing.
+    """
+    file = output / MAKER_FILE
+    if file.exists() and file.read_text(encoding="utf-8", errors="replace") == maker:
+        return remove_stale(output, targets)
+    removed = remove_stale(output, {})
+    write_whole(file, maker)
+    return removed
 
 
 def write_manifest(output: Path, origins: dict[Path, dict]) -> None:
@@ -477,6 +647,7 @@ def write_manifest(output: Path, origins: dict[Path, dict]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line; return 0, 1 (images left out), 2 (no start) or 130 (Ctrl-C)."""
+    open_missing_streams()
     options = parse(arguments)
     print_any_name()
     # disable=None: silent in a pipe
@@ -496,12 +667,28 @@ def main(arguments: list[str] | None = None) -> int:
             bar.close()
             print("augment.py: stopped; run it again to go on where it was", file=sys.stderr)
             return 130
-    for line in report.left_out:
+    for line in [*report.left_out, *report.others]:
         print(f"augment.py: {line}", file=sys.stderr)
     print(report)
     if report.left_out:
         return 1
     return 0
+
+
+def open_missing_streams() -> None:
+    """Let a script that was started without output or errors (`2>&-`, pythonw) print to nowhere."""
+    if sys.stdout and sys.stderr:
+        return
+    # What is closed would be taken by the next file that is opened, and written into by whoever
+    # prints an error; the processes that do the work need it, too.
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        os.set_inheritable(descriptor, True)
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+    nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, open as long as we run
+    sys.stdout = sys.stdout or nowhere
+    sys.stderr = sys.stderr or nowhere
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -513,6 +700,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--copies", type=int, default=3, help="per image (default: 3)")
     parser.add_argument("--seed", type=int, default=42, help="default: 42")
     parser.add_argument("--operations", default="", help=f"of {names}; default: all")
+    parser.add_argument("--side", type=int, default=COPY_SIDE, help=f"pixels; default: {COPY_SIDE}")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster: tcp://host:8786")
     return parser.parse_args(arguments)

@@ -63,21 +63,30 @@ def check_setting(name: str, value: object, choices: Iterable[str] | None = None
     Raises:
         InputError: the value cannot be used; the message names it and what is allowed.
     """
-    if name in LIMITS:
-        return check_number(name, value)
-    if name == "drop_duplicates":
-        return check_yes_or_no(name, value)
-    if choices is not None:
-        return check_choice(name, value, list(choices))
-    if name == "subset":
+    meant = unwrap(value)
+    try:
+        if name in LIMITS:
+            return check_number(name, meant)
+        if name == "drop_duplicates":
+            return check_yes_or_no(meant)
+        if choices is not None:
+            return check_choice(name, meant, list(choices))
+        return check_text(name, meant)
+    except ValueError as allowed:
+        raise InputError(f"{name} = {value!r}: must be {allowed}") from None
+
+
+def unwrap(value: object) -> object:
+    """Return a text without what files of settings leave around it: blanks, \\r, quotes."""
+    if not isinstance(value, str):
         return value
-    if isinstance(value, str) and value.strip():
-        return value
-    raise InputError(f"{name} = {value!r}: must be the name of something")
+    text = value.strip(" \t\r")
+    is_quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1] if is_quoted else text
 
 
 def check_number(name: str, value: object) -> int | float:
-    """Return a number within the limits of a setting."""
+    """Return a number within the limits of a setting; else a ValueError says what is allowed."""
     least, most = LIMITS[name]
     kind = type(least)
     with contextlib.suppress(ValueError, TypeError, OverflowError):
@@ -87,21 +96,22 @@ def check_number(name: str, value: object) -> int | float:
         if is_exact and least <= number <= most:
             return number
     noun = "whole number" if kind is int else "number"
-    raise InputError(f"{name} = {value!r}: must be a {noun} from {least:g} to {most:g}")
+    raise ValueError(f"a {noun} from {least:g} to {most:g}")
 
 
-def check_yes_or_no(name: str, value: object) -> bool:
-    """Return True or False, also of a text that means it."""
-    word = str(value).strip(" ").lower()
+def check_yes_or_no(value: object) -> bool:
+    """Return True or False, also of a text that means it; else raise ValueError."""
+    word = str(value).lower()
     if word not in YES_AND_NO:
-        raise InputError(f"{name} = {value!r}: must be one of true, false")
+        raise ValueError("one of true, false")
     return YES_AND_NO[word]
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     """Return one of the choices, or several with commas between them, as the choices are written.
 
-    Upper and lower case are the same, unless two choices differ in nothing else.
+    Upper and lower case are the same, unless two choices differ in nothing else. A ValueError says
+    what is allowed.
     """
     any_case = {choice.lower(): choice for choice in choices}
     words = [word.strip(" ") for word in str(value).split(",")]
@@ -117,4 +127,11 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     if is_complete and (name in SEVERAL or len(chosen) == 1):
         return ",".join(chosen)
     number = "some" if name in SEVERAL else "one"
-    raise InputError(f"{name} = {value!r}: must be {number} of {', '.join(choices)}")
+    raise ValueError(f"{number} of {', '.join(choices)}")
+
+
+def check_text(name: str, value: object) -> object:
+    """Return a free text, for `subset` also nothing; else a ValueError says what is allowed."""
+    if name == "subset" or (isinstance(value, str) and value):
+        return value
+    raise ValueError("the name of something")

@@ -30,6 +30,9 @@ LOST_ERRORS = ("KilledWorker", "CommClosedError", "FutureCancelledError")
 def processes(count: int | None = None) -> Iterator[Callable]:
     """Have joblib work in `count` processes, one per core if None; they are gone afterwards.
 
+    Where the system has no semaphores (a read-only /dev/shm), joblib works in this process alone,
+    and says so.
+
     Yields a function to be called with what they are to run, as `cluster` does.
 
     Raises:
@@ -56,7 +59,9 @@ def processes(count: int | None = None) -> Iterator[Callable]:
             "run it again, with fewer workers; what is there is kept"
         ) from error
     finally:
-        get_reusable_executor().shutdown(kill_workers=True)
+        # which is made here if there is none; without semaphores that fails
+        with contextlib.suppress(OSError):
+            get_reusable_executor().shutdown(kill_workers=True)
 
 
 @contextlib.contextmanager
@@ -95,7 +100,7 @@ def cluster(address: str | None) -> Iterator[Callable]:
     client = connect(address)
     over = threading.Event()
     lost = threading.Event()
-    signal.signal(LOST, signal.default_int_handler)
+    handler = signal.signal(LOST, signal.default_int_handler)
     threading.Thread(target=watch, args=(client, over, lost), daemon=True).start()
     try:
         with joblib.parallel_config("dask", n_jobs=-1):
@@ -114,6 +119,9 @@ def cluster(address: str | None) -> Iterator[Callable]:
     finally:
         over.set()
         client.close()
+        # None: that of a library in C, which Python cannot set again
+        if handler is not None:
+            signal.signal(LOST, handler)
 
 
 def connect(address: str) -> object:

@@ -4,14 +4,17 @@ import contextlib
 import csv
 import functools
 import hashlib
+import importlib.metadata
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import distributed
 import joblib
@@ -20,8 +23,10 @@ import pytest
 from conftest import CLI, ROOT, fails, make_pool, run_script, save_photo, saved, tree, wait_for
 from PIL import Image
 
+import data.workers
 from augment import (
     OPERATIONS,
+    SOURCE_CODE,
     augment_folder,
     augment_image,
     describe_operations,
@@ -118,7 +123,7 @@ def test_starts_without_torch_and_works_without_libmagic():
 
 
 def test_copies_depend_on_seed_and_own_file_alone_not_on_workers_or_other_files(pool, tmp_path):
-    before, state, calls = tree(pool), random.getstate(), []
+    before, calls = tree(pool), []
     one, two, few, other = (tmp_path / name for name in ("one", "two", "few", "other"))
     report = augment_here(pool, one, progress=lambda *done: calls.append(done))
     assert (report.images, report.made, report.kept, report.left_out) == (35, 105, 0, [])
@@ -126,9 +131,9 @@ def test_copies_depend_on_seed_and_own_file_alone_not_on_workers_or_other_files(
     assert augment_folder(pool, two, workers=2).made == 105
     copies, rows = tree(one), manifest(one)
     names = {f"{name[:-4]}_aug{number}.jpg" for name in before for number in range(3)}
-    assert set(copies) == names | {"manifest.csv"}
+    assert set(copies) == names | {"manifest.csv", ".maker"}
     assert tree(two) == copies
-    assert (tree(pool), random.getstate()) == (before, state)  # the caller's randomness goes on
+    assert tree(pool) == before
     recipe = json.dumps([[row["copy"], row["operations"]] for row in rows]).encode()
     assert hashlib.sha256(recipe).hexdigest()[:16] == "e60f95b7641b56a1"  # of earlier versions
     for row in rows[::9]:  # the manifest tells how to make them again
@@ -141,9 +146,31 @@ def test_copies_depend_on_seed_and_own_file_alone_not_on_workers_or_other_files(
         path.unlink()
     augment_here(pool, few)
     (few / "manifest.csv").unlink()
+    (few / ".maker").unlink()
     assert tree(few).items() < copies.items()
     augment_here(pool, other, seed=7)
+    (other / ".maker").unlink()
     assert not tree(other).items() & copies.items()
+
+
+def test_the_callers_own_random_numbers_go_on_as_if_no_copy_had_been_made():
+    code = """
+import random
+import numpy as np
+from PIL import Image
+import augment
+
+image = Image.new("RGB", (64, 64), "grey")
+random.seed(1)
+np.random.seed(1)
+if DO:
+    augment.augment_image(image, random.Random(1), ("random_noise", "overlay_emoji"))
+print(random.random(), np.random.random())
+"""
+    # in processes of their own: AugLy draws random numbers when it is imported, too
+    with_copy = run_script("-c", code.replace("DO", "True"))
+    without = run_script("-c", code.replace("DO", "False"))
+    assert with_copy.stdout == without.stdout != ""
 
 
 def test_copies_of_any_names_are_distinct_fit_the_file_system_and_can_be_read(tmp_path, output):
@@ -153,7 +180,7 @@ def test_copies_of_any_names_are_distinct_fit_the_file_system_and_can_be_read(tm
         save_photo(tmp_path / "in" / "cats" / name, seed, size=(400, 8))  # the narrowest allowed
     augment_here(tmp_path / "in", output, copies=11)
     made = [row["copy"] for row in manifest(output)]
-    assert sorted(tree(output)) == sorted([*made, "manifest.csv"])
+    assert sorted(tree(output)) == sorted([*made, "manifest.csv", ".maker"])
     assert len({name.lower() for name in made}) == len(made) == 11 * len(names)
     assert all(load_image(output / name) for name in made)
 
@@ -166,6 +193,151 @@ def test_only_the_operations_that_are_named_are_drawn(small_pool, output):
         assert names_of(json.loads(row["operations"])) == {"blur", "rotate"}
     assert augment_here(small_pool, output, operations="rotate,blur,rotate").kept == 36
     assert b'"among": ["rotate", "blur"]' in Image.open(output / row["copy"]).info["comment"]
+
+
+def test_copies_of_a_photo_differ_however_few_operations_there_are(small_pool, output):
+    augment_here(small_pool, output, copies=4, operations="hflip,vflip,grayscale,blur")
+    pictures = {}
+    for row in manifest(output):
+        pixels = load_image(output / row["copy"])[1].tobytes()
+        pictures.setdefault(row["source"], set()).add(pixels)
+        assert len(names_of(json.loads(row["operations"]))) == 3
+    assert {len(different) for different in pictures.values()} == {4}
+
+
+@pytest.mark.parametrize("operations", ["hflip", "grayscale,vflip,hflip"])
+def test_more_copies_than_can_differ_are_one_line(small_pool, output, operations):
+    with fails(r"^operations = .*: only 1 of the copies of a photo would differ; set copies to 1"):
+        augment_here(small_pool, output, copies=2, operations=operations)
+    assert not output.exists()
+    assert augment_here(small_pool, output, copies=1, operations=operations).made == 12
+
+
+def test_an_edit_of_what_makes_the_copies_makes_them_anew_and_a_comment_does_not(
+    small_pool, output, tmp_path
+):
+    script = copy_project(tmp_path / "project") / "augment.py"
+
+    def run_after(edit=""):
+        with open(script, "a", encoding="utf-8") as file:
+            file.write(edit)
+        command = [sys.executable, script, small_pool, output, "--copies", "1", "--workers", "1"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "12 copies made, 0 kept, 0 stale removed" in run_after()
+    before = tree(output)
+    harmless = '# a comment\nMEANINGS["blur"] = "less to see"\n'
+    assert "0 copies made, 12 kept, 0 stale removed" in run_after(harmless)
+    assert tree(output) == before
+    strength = 'OPERATIONS["crop"] = lambda rng: {"x1": 0.4, "y1": 0.4, "x2": 0.6, "y2": 0.6}\n'
+    assert "12 copies made, 0 kept, 12 stale removed" in run_after(strength)
+    records = [row["operations"] for row in manifest(output)]
+    assert any('{"name": "crop", "x1": 0.4, "y1": 0.4, ' in record for record in records)
+
+
+def test_an_edit_under_a_running_kernel_is_one_line(small_pool, output, monkeypatch):
+    before_a_comment = SOURCE_CODE + "# a comment\n"
+    monkeypatch.setattr("augment.SOURCE_CODE", before_a_comment)
+    assert augment_here(small_pool, output, copies=1).made == 12
+    before_an_edit = SOURCE_CODE + 'OPERATIONS["hflip"] = None\n'
+    monkeypatch.setattr("augment.SOURCE_CODE", before_an_edit)
+    with fails(r"augment\.py was edited while it was in use: restart the kernel"):
+        augment_here(small_pool, output, copies=1)
+
+
+def copy_project(folder):
+    """Copy what augment.py needs; return the folder."""
+    (folder / "data").mkdir(parents=True)
+    for file in [ROOT / "augment.py", *ROOT.glob("data/*.py")]:
+        shutil.copy(file, folder / file.relative_to(ROOT))
+    return folder
+
+
+def test_of_two_copies_of_the_project_side_by_side_each_runs_its_own_code(small_pool, output):
+    folder = output.parent
+    other = copy_project(folder / "a")
+    script = copy_project(folder / "b") / "augment.py"
+    with open(script, "a", encoding="utf-8") as file:
+        file.write('OPERATIONS["blur"] = lambda rng: {"radius": 1.25}\n')
+    command = [sys.executable, "b/augment.py", small_pool, output, "--operations", "blur"]
+    options = ["--copies", "1", "--workers", "2"]
+    environ = os.environ | {"PYTHONPATH": str(other)}
+    subprocess.run([*command, *options], cwd=folder, env=environ, check=True)
+    records = {row["operations"] for row in manifest(output)}
+    assert records == {'[{"name": "blur", "radius": 1.25}]'}
+
+
+@pytest.mark.parametrize("package", ["augly", "pillow"])
+def test_another_version_of_what_makes_the_copies_makes_them_anew(
+    small_pool, output, package, monkeypatch
+):
+    augment_here(small_pool, output, copies=1)
+    first = tree(output)
+    versions = {"augly": "1.0", "pillow": "11.0"} | {package: "99.0"}
+    monkeypatch.setattr("augment.version", versions.get)
+    assert augment_here(small_pool, output, copies=1).made == 12
+    assert augment_here(small_pool, output, copies=1).kept == 12
+    monkeypatch.undo()
+    assert augment_here(small_pool, output, copies=1).made == 12
+    assert tree(output) == first
+
+
+def test_copies_whose_maker_is_not_known_are_made_anew(small_pool, output):
+    augment_here(small_pool, output, copies=1)
+    first = tree(output)
+    (output / ".maker").unlink()
+    assert augment_here(small_pool, output, copies=1).made == 12
+    assert tree(output) == first
+
+
+def test_a_stop_while_copies_are_made_anew_costs_none_of_the_new_ones(small_pool, output):
+    augment_here(small_pool, output, copies=1)
+    first = tree(output)
+    (output / ".maker").write_text("another one")
+
+    def stop(done, total):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        augment_here(small_pool, output, copies=1, progress=stop)
+    report = augment_here(small_pool, output, copies=1)
+    assert report.kept >= 5
+    assert tree(output) == first
+
+
+def test_without_augly_it_is_one_line_and_the_copies_stay(small_pool, output, monkeypatch):
+    augment_here(small_pool, output, copies=1)
+    first = tree(output)
+
+    def find_none(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr("augment.version", find_none)
+    with fails("augly is not installed: pip install augly"):
+        augment_here(small_pool, output, copies=1)
+    assert tree(output) == first
+
+
+def test_the_longest_side_of_the_copies_can_be_chosen_and_another_one_makes_them_anew(
+    small_pool, tmp_path, output
+):
+    save_photo(small_pool / "cats" / "large.jpg", 99, size=(600, 300))
+    default = augment_here(small_pool, output, copies=2)
+    first = tree(output)
+    assert augment_here(small_pool, output, copies=2, side=512).kept == default.made == 26
+    assert tree(output) == first
+
+    assert augment_here(small_pool, output, copies=2, side=64).made == 26
+    sides = [max(load_image(path)[1].size) for path in output.glob("cats/large_aug*.jpg")]
+    assert max(sides) <= 64
+    with Image.open(output / "cats" / "large_aug0.jpg") as copy:
+        assert b'"recipe": 1, "side": 64, ' in copy.info["comment"]
+    done = run_script("augment.py", small_pool, output, "--copies", 2, "--side", 64)
+    assert "0 copies made, 26 kept" in done.stdout
+
+    augment_here(small_pool, output, copies=2)
+    assert tree(output) == first
 
 
 def test_rerun_makes_only_what_is_missing_or_out_of_date(small_pool, output):
@@ -248,27 +420,76 @@ def test_ctrl_c_does_not_reach_workers_that_still_start_but_the_one_who_waits():
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+def test_without_semaphores_the_copies_are_made_in_one_process(small_pool, output):
+    code = f"""
+import _multiprocessing
+
+class SemLock(_multiprocessing.SemLock):
+    def __new__(cls, *arguments, **options):
+        raise OSError(30, "Read-only file system")
+
+_multiprocessing.SemLock = SemLock
+import augment
+augment.main([{str(small_pool)!r}, {str(output)!r}, "--workers", "2"])
+"""
+    done = run_script("-c", code)
+    assert done.stdout.startswith("12 images read, 36 copies made"), done.stderr
+
+
+@on_posix
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_it_runs_where_there_is_nothing_to_print_to(small_pool, output, closed):
+    command = [*CLI, small_pool, output, "--workers", "2"]
+    subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *command], check=True)
+    assert len(manifest(output)) == 36
+    assert all(load_image(path) for path in output.glob("*/*.jpg"))
+
+
 def test_what_is_left_out_is_named_in_one_line_each_and_the_rest_is_done(small_pool, output):
     (small_pool / "cats" / "broken.jpg").write_bytes(b"<html>404</html>")
     save_photo(small_pool / "cats" / "exif.jpg", 1, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     for name in ("bees", "line\nbreak"):
         (small_pool / name).mkdir()
-        (small_pool / name / "a.heic").write_bytes(b"x")
+        (small_pool / name / "a.raw").write_bytes(b"x")
+    (small_pool / "cats" / "list.TXT").write_text("no photo")
+    (small_pool / "cats" / ".hidden").write_text("nobody's")
     done = run_script("augment.py", small_pool, output, "--copies", 1)
-    lines = ["bees: no image in it", "cats/broken.jpg: left out, not an image"]
-    lines = [f"augment.py: {small_pool}/{line}" for line in [*lines, "line break: no image in it"]]
-    assert sorted(done.stderr.splitlines()) == lines  # and no warnings
+    # and no warnings
+    assert sorted(done.stderr.splitlines()) == [
+        f"augment.py: {small_pool}/bees: no image in it",
+        f"augment.py: {small_pool}/cats/broken.jpg: left out, not an image",
+        f"augment.py: {small_pool}/line break: no image in it",
+        "augment.py: 1 file .txt, which cannot be read here: convert it if it is a photo",
+        "augment.py: 2 files .raw, which cannot be read here: convert them if they are photos",
+    ]
     assert done.returncode == 1
     assert "13 images read, 13 copies made, 0 kept, 0 stale removed, 3 images left" in done.stdout
+
+
+def test_files_that_are_no_images_are_named_and_do_not_make_it_fail(small_pool, output):
+    (small_pool / "dogs" / "notes.doc").write_text("no photo")
+    done = run_script("augment.py", small_pool, output, "--copies", 1)
+    assert done.stderr.startswith("augment.py: 1 file .doc, which cannot be read here: ")
+    assert done.returncode == 0
+    for file in small_pool.glob("*/*.jpg"):
+        file.rename(file.with_suffix(".raw"))
+    with fails("no image in any class folder; 1 file .doc, .*; 12 files .raw, .* convert them"):
+        augment_here(small_pool, output)
 
 
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(small_pool, output, capsys, monkeypatch):
     cats, file = small_pool / "cats", save_photo(output.with_name("photo.jpg"), 1)
     for arguments in (
-        [file / "nowhere", output], [cats, output], [small_pool, file / "out"],
-        [small_pool, cats / "out"], [cats, small_pool], [small_pool, output, "--copies", 0],
-        [small_pool, output, "--workers", 0], [small_pool, output, "--operations", "sharpen,draw"],
-    ):  # fmt: skip
+        [file / "nowhere", output],
+        [cats, output],
+        [small_pool, file / "out"],
+        [small_pool, cats / "out"],
+        [cats, small_pool],
+        [small_pool, output, "--copies", 0],
+        [small_pool, output, "--workers", 0],
+        [small_pool, output, "--side", 31],
+        [small_pool, output, "--operations", "sharpen,draw"],
+    ):
         assert main([*map(str, arguments)]) == 2, arguments
         printed, line = capsys.readouterr()
         assert (printed, line.count("\n"), line[:12]) == ("", 1, "augment.py: ")
@@ -346,6 +567,18 @@ def test_a_cluster_gets_the_modules_of_the_project_but_no_installed_ones(tmp_pat
     assert not ours & {"joblib", "distributed"}
 
 
+@on_posix
+def test_the_callers_signal_handler_is_back_after_a_cluster(cluster):
+    handler = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        mine = signal.getsignal(signal.SIGUSR1)
+        with data.workers.cluster(cluster):
+            assert signal.getsignal(signal.SIGUSR1) != mine
+        assert signal.getsignal(signal.SIGUSR1) == mine
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+
+
 def test_copy_that_cannot_be_written_is_one_line(cluster, small_pool, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "dogs").write_text("in the way")
@@ -392,4 +625,4 @@ def test_cluster_that_is_lost_ends_in_one_line_and_a_rerun_goes_on(tmp_path, vic
     report = augment_folder(pool, output, copies=20)
     assert report.kept > 20
     assert report.made > 0
-    assert {name[-4:] for name in tree(output)} == {".jpg", ".csv"}
+    assert {Path(name).suffix for name in tree(output)} == {".jpg", ".csv", ""}
