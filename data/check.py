@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,9 @@ MOST_GREY_DIFFERENCE = 8  # of 255, mean of the thumbnail
 MOST_COLOUR_DIFFERENCE = 48  # of 255, anywhere in the thumbnail
 # What two of them may still differ in if only one of two labels can be right (`contradict`).
 MOST_RECOMPRESSION = 2  # of 255, mean of the thumbnail
+
+# What a name of a series opens with: "class/clip3_" of "class/clip3_007.jpg".
+SERIES = re.compile(r"([^/]*/.*\d.*\D)\d+[^/\d]*")
 
 
 class ImageFile(NamedTuple):
@@ -362,9 +366,9 @@ def contradict(a: Photo, b: Photo) -> bool:
     return difference.max() < MOST_RECOMPRESSION
 
 
-def group_photos(photos: list[Photo], pairs: list[tuple[int, int]], notes: list[str]) -> np.ndarray:
-    """Return the number (N,) of each photo's group: duplicates, copies and theirs share one."""
-    links = list(pairs)
+def link_copies(photos: list[Photo], notes: list[str]) -> list[tuple[int, int]]:
+    """Return pairs (i, j) that link photos of the same bytes, and the augmented copies of one."""
+    links = []
     first_with = {}
     for i, photo in enumerate(photos):
         for digest in (photo.digest, photo.origin):
@@ -373,8 +377,83 @@ def group_photos(photos: list[Photo], pairs: list[tuple[int, int]], notes: list[
     copies = sum(bool(photo.origin) for photo in photos)
     if copies:
         notes.append(f"{copies} copies made by augment.py: each stays on the side of its photo")
-    ones = np.ones(len(links))
-    rows_and_columns = np.array(links).T
-    graph = coo_array((ones, rows_and_columns), shape=(len(photos), len(photos)))
+    return links
+
+
+def link_groups(names: list[str], group: str) -> list[tuple[int, int]]:
+    """Return pairs (i, j) that link the photos whose names the pattern `group` matches alike.
+
+    Args:
+        names: "class/file" of each photo.
+        group: a regular expression. Photos whose match is equal belong together, or its first
+            group where it has one: with `patient\\d+` those of a patient. One without a match
+            stands alone. "": no photos are linked.
+
+    Raises:
+        InputError: not a regular expression, or one that matches no name, or all of a class alike.
+    """
+    if not group:
+        return []
+    setting = f"group = {group}"
+    try:
+        pattern = re.compile(group)
+    except re.error as error:
+        raise InputError(f"{setting}: not a regular expression, {error}") from error
+    links = []
+    first_with = {}
+    keys_of_class = {}
+    for i, name in enumerate(names):
+        key = match_group(pattern, name)
+        if key is None:
+            # of no other photo
+            key = i
+        else:
+            links.append((first_with.setdefault(key, i), i))
+        label = name.split("/")[0]
+        keys_of_class.setdefault(label, set()).add(key)
+    if not links:
+        raise InputError(f"{setting}: matches no class/file, such as {names[0]}")
+    for label, keys in keys_of_class.items():
+        if len(keys) == 1 and keys <= first_with.keys():
+            raise InputError(
+                f"{setting}: matches all photos of class {label} alike ({min(keys)}), "
+                "so that they cannot be split"
+            )
+    return links
+
+
+def match_group(pattern: re.Pattern, name: str) -> str | None:
+    """Return what of a name tells its group: the pattern's first group, or its whole match."""
+    match = pattern.search(name)
+    if match is None:
+        return None
+    if pattern.groups and match[1] is not None:
+        return match[1]
+    return match[0]
+
+
+def find_series(names: list[str]) -> dict[str, int]:
+    """Return {what the names of a series open with: how many}, {} where they hold few series.
+
+    Such names end in a number behind another one: `clip3_007`. They count as series if at least
+    half of the photos are in one of three or more, several series to a class.
+    """
+    sizes = Counter()
+    for name in names:
+        opening = match_group(SERIES, name)
+        if opening is not None:
+            sizes[opening] += 1
+    series = {opening: size for opening, size in sizes.items() if size >= 3}
+    classes = {opening.split("/")[0] for opening in series}
+    if 2 * sum(series.values()) < len(names) or len(series) < 2 * len(classes):
+        return {}
+    return series
+
+
+def number_groups(count: int, links: list[tuple[int, int]]) -> np.ndarray:
+    """Return the number (N,) of the group of each of N = `count` photos: linked ones share one."""
+    pairs = np.array(links, dtype=int).reshape(-1, 2)
+    ones = np.ones(len(pairs))
+    graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     _, groups = connected_components(graph, directed=False)
     return groups
