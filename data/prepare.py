@@ -25,6 +25,7 @@ from data.check import (
     digest_of,
     find_duplicates,
     find_series,
+    is_blank,
     link_copies,
     link_groups,
     number_groups,
@@ -282,9 +283,16 @@ def without_conflicts(
     kept = {name: photo for name, photo in photos.items() if name not in left_out}
     classes = {photo.label for photo in photos.values()}
     lost = classes - {photo.label for photo in kept.values()}
-    if lost:
-        raise InputError(f"class {min(lost)} has only photos under two labels ({CURE})")
-    return kept
+    if not lost:
+        return kept
+    label = min(lost)
+    of_class = [photo for photo in photos.values() if photo.label == label]
+    if all(is_blank(photo) for photo in of_class):
+        raise InputError(
+            f"class {label} has only blank images, of one colour, as another class has; if their "
+            f"shapes are in the transparency alone, put a ground under them: {of_class[0].file}"
+        )
+    raise InputError(f"class {label} has only photos under two labels ({CURE})")
 
 
 def share_of_test(train_ratio: float) -> Fraction:

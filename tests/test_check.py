@@ -149,3 +149,70 @@ def test_pool_of_two_photos_in_many_copies_is_refused_in_one_line(tmp_path, data
         save_photo(path, seed=number % 2, quality=80 + number)
     with fails("class cats is on one side of the split only, as its photos count as duplicates"):
         prepare_dataset(str(tmp_path / "pool"), data)
+
+
+@pytest.mark.parametrize(
+    ("picture", "mask"),
+    [
+        ("scan ({}).png", "scan ({})_mask.png"),
+        ("scan ({}).png", "scan ({})_mask_1.PNG"),
+        ("ISIC_{}.jpg", "ISIC_{}_Segmentation.png"),
+        ("images/{}.png", "masks/{}.png"),
+        ("left/Images/{}.png", "left/Masks/mask of {}.png"),
+    ],
+)
+def test_masks_beside_their_images_are_named_and_left_out(tmp_path, data, picture, mask):
+    source = tmp_path / "scans"
+    pictures = []
+    for number in range(8):
+        folder = source / ("benign", "malignant")[number % 2]
+        pictures.append(save_photo(folder / picture.format(number), number))
+        save_photo(folder / mask.format(number), 100 + number)
+    prepared = prepare_dataset(str(source), data, train_ratio=0.5)
+    expected = sorted(path.read_bytes() for path in pictures)
+    assert sorted([*tree(data / "train").values(), *tree(data / "test").values()]) == expected
+    assert "8 masks beside their images are left out: " in str(prepared)
+    assert mask.format(0).split("/")[-1] in str(prepared)
+    assert "and 5 more" in str(prepared)
+
+
+def test_photos_whose_names_tell_of_masks_without_a_partner_are_used(tmp_path, data):
+    source = tmp_path / "faces"
+    for number in range(6):
+        save_photo(source / "with_mask" / f"{number}_mask.jpg", number)
+        save_photo(source / "masks" / f"{number}.jpg", 50 + number)
+    assert prepare_dataset(str(source), data, train_ratio=0.5).notes == []
+    assert len(tree(data / "train")) + len(tree(data / "test")) == 12
+
+
+def test_folders_of_images_and_masks_are_not_taken_for_classes(tmp_path, data):
+    source = make_pool(tmp_path / "scans", 6, classes=("images", "masks"))
+    with fails("scans: masks are masks of images, not a class of their own; expected one folder"):
+        prepare_dataset(str(source), data)
+
+
+def test_blank_images_are_counted_and_named(small_pool, data):
+    for number, colour in enumerate(("white", "navy")):
+        Image.new("RGB", (40, 40), colour).save(small_pool / "cats" / f"blank{number}.png")
+    prepared = prepare_dataset(str(small_pool), data, train_ratio=0.5)
+    line = "2 images are blank, of one colour: cats/blank0.png, cats/blank1.png"
+    assert prepared.notes == [line]
+
+
+def test_classes_of_blank_images_are_refused_without_a_cure_that_trains_on_them(tmp_path, data):
+    for label in ("circle", "square"):
+        (tmp_path / "icons" / label).mkdir(parents=True)
+        for number in range(6):
+            blank = Image.new("RGB", (40 + number, 40), "white")
+            blank.save(tmp_path / "icons" / label / f"{number}.png")
+    with fails("class circle has only blank images, of one colour, as another.*0.png$"):
+        prepare_dataset(str(tmp_path / "icons"), data)
+
+
+@pytest.mark.parametrize("name", [".lock", "metrics.json"])
+def test_results_folder_in_the_data_set_is_no_class(small_pool, data, name):
+    save_photo(small_pool / "results" / "figure.png", 1)
+    (small_pool / "results" / name).touch()
+    with fails(f"results: {name} in it shows that a run writes its results there.*results_dir"):
+        prepare_dataset(str(small_pool), data)
+    assert tree(data).keys() <= {".lock"}
