@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,20 @@ MOST_GREY_DIFFERENCE = 8  # of 255, mean of the thumbnail
 MOST_COLOUR_DIFFERENCE = 48  # of 255, anywhere in the thumbnail
 # What two of them may still differ in if only one of two labels can be right (`contradict`).
 MOST_RECOMPRESSION = 2  # of 255, mean of the thumbnail
+
+# By their names files and folders beside the images are masks, which say where something is.
+MASK = re.compile(r"(.+?)[ _.-]+(masks?|segmentation|seg|gt)([ _.-]?\d+)?", re.IGNORECASE)
+IMAGE_FOLDERS = {"image", "images", "img", "imgs"}
+MASK_FOLDERS = {"mask", "masks", "segmentation", "segmentations", "annotations", "ground_truth"}
+# By these a folder is known that the notebook or augment.py writes to.
+WRITTEN_BY_US = ("metrics.json", "predictions.csv", "run.log", ".lock")
+# A thumbnail whose values differ by no more, in each colour, shows nothing.
+MOST_BLANK_DIFFERENCE = 2
+# of what there is more of than a reader wants to see
+MOST_EXAMPLES = 3
+
+# What a name of a series opens with: "class/clip3_" of "class/clip3_007.jpg".
+SERIES = re.compile(r"([^/]*/.*\d.*\D)\d+[^/\d]*")
 
 
 class ImageFile(NamedTuple):
@@ -54,17 +69,19 @@ class Photo:
     scale: tuple | None
 
 
-def list_files(parts: dict[str, Path], ready_made: bool) -> dict[str, ImageFile]:
+def list_files(parts: dict[str, Path], ready_made: bool, notes: list[str]) -> dict[str, ImageFile]:
     """Return every image file of a data set by its name, which is in Unicode NFC.
 
     A name is "train/class/file" or "test/class/file" of a ready-made split, else "class/file", or
-    "class/part_file" where several pooled parts hold the same name.
+    "class/part_file" where several pooled parts hold the same name. Masks are left out; a line
+    that says so is added to `notes`.
 
     Raises:
         InputError: fewer than two classes, not the same in all parts, or one without an image.
     """
     found = {part: find_images(folder) for part, folder in parts.items()}
     check_classes(parts, found)
+    leave_out_masks(found, notes)
     times = Counter()
     for part, folder in parts.items():
         for label, paths in found[part].items():
@@ -103,8 +120,10 @@ def check_classes(parts: dict[str, Path], found: dict[str, dict[str, list[Path]]
         found: {part: {class: its image files}}.
 
     Raises:
-        InputError: they do not.
+        InputError: they do not, or one is none.
     """
+    for folder in parts.values():
+        refuse_results(folder)
     source = " and ".join(str(folder) for folder in parts.values())
     classes = sorted(set().union(*found.values()))
     lacking = []
@@ -113,6 +132,13 @@ def check_classes(parts: dict[str, Path], found: dict[str, dict[str, list[Path]]
             lacking.append(label)
     if lacking:
         raise InputError(f"{source}: {', '.join(lacking)}: not in both {' and '.join(parts)}")
+    pictures = [label for label in classes if label.lower() in IMAGE_FOLDERS]
+    masks = [label for label in classes if label.lower() in MASK_FOLDERS]
+    if pictures and masks:
+        raise InputError(
+            f"{source}: {masks[0]} are masks of {pictures[0]}, not a class of their own; "
+            "expected one folder of images per class"
+        )
     if len(classes) < 2:
         raise InputError(f"{source}: only one class; expected one folder of images per class")
     for part, folder in parts.items():
@@ -120,6 +146,62 @@ def check_classes(parts: dict[str, Path], found: dict[str, dict[str, list[Path]]
             if not found[part][label]:
                 others = "; ".join(describe_others(folder, label)) or "It is empty"
                 raise InputError(f"{folder / label}: no readable image in {label}. {others}")
+
+
+def refuse_results(root: Path) -> None:
+    """Raise InputError if a class folder in `root` is one that this project writes to."""
+    for folder in root.iterdir():
+        if is_hidden(folder.name):
+            continue
+        for name in WRITTEN_BY_US:
+            if (folder / name).exists():
+                raise InputError(
+                    f"{folder}: {name} in it shows that a run writes its results there, so it is "
+                    "no class: move it out of the data set and choose another results_dir"
+                )
+
+
+def leave_out_masks(found: dict[str, dict[str, list[Path]]], notes: list[str]) -> None:
+    """Take the masks out of {part: {class: its image files}}; add to `notes` what they are."""
+    masks = []
+    for images in found.values():
+        for label, paths in images.items():
+            masks_of_class = find_masks(paths)
+            images[label] = [path for path in paths if path not in masks_of_class]
+            masks.extend(path for path in paths if path in masks_of_class)
+    if masks:
+        names = name_some([f"{path.parent.name}/{path.name}" for path in masks])
+        notes.append(f"{len(masks)} masks beside their images are left out: {names}")
+
+
+def find_masks(paths: list[Path]) -> set[Path]:
+    """Return those of the image files of a class that are masks of others.
+
+    They are `x_mask.png` beside `x.png`, and what lies in `masks/` beside a folder `images/`.
+    """
+    stems = {(path.parent, path.stem.lower()) for path in paths}
+    folders = set()
+    for path in paths:
+        folders.update((folder.parent, folder.name.lower()) for folder in path.parents)
+    masks = set()
+    for path in paths:
+        match = MASK.fullmatch(path.stem)
+        if match and (path.parent, match[1].lower()) in stems:
+            masks.add(path)
+        for folder in path.parents:
+            beside = {(folder.parent, name) for name in IMAGE_FOLDERS}
+            if folder.name.lower() in MASK_FOLDERS and beside & folders:
+                masks.add(path)
+    return masks
+
+
+def name_some(names: list[str]) -> str:
+    """Return the first few of some names, and how many more there are."""
+    shown = ", ".join(names[:MOST_EXAMPLES])
+    hidden = len(names) - MOST_EXAMPLES
+    if hidden > 0:
+        return f"{shown} and {hidden} more"
+    return shown
 
 
 def describe_others(root: Path, label: str | None = None) -> list[str]:
@@ -153,7 +235,7 @@ def read_photos(
     Raises:
         InputError: as `list_files`, or no image of a class can be read.
     """
-    files = list_files(parts, ready_made)
+    files = list_files(parts, ready_made, notes)
     photos = {}
     unreadable = {}
     # Pillow decodes outside Python's lock
@@ -173,7 +255,17 @@ def read_photos(
     several = sum(photo.pages for photo in photos.values())
     if several:
         notes.append(f"{several} images have several pages: the first is used")
-    return to_common_scale(photos, converted, notes), unreadable
+    photos = to_common_scale(photos, converted, notes)
+    blank = [name for name, photo in photos.items() if is_blank(photo)]
+    if blank:
+        notes.append(f"{len(blank)} images are blank, of one colour: {name_some(blank)}")
+    return photos, unreadable
+
+
+def is_blank(photo: Photo) -> bool:
+    """Tell whether a photo shows nothing: it is of one colour throughout."""
+    differences = np.ptp(photo.colour, axis=(0, 1))
+    return differences.max() <= MOST_BLANK_DIFFERENCE
 
 
 def check_readable(
@@ -342,7 +434,7 @@ def read_folder(folder: str | Path) -> tuple[list[str], list[Photo]]:
     """Return the names, "class/file", and the photos of a folder, without what cannot be read."""
     names = []
     photos = []
-    files = list_files({"": Path(folder)}, ready_made=False)
+    files = list_files({"": Path(folder)}, ready_made=False, notes=[])
     with ThreadPoolExecutor() as threads:
         results = threads.map(examine_file, files.values())
         for name, result in zip(files, results, strict=True):
@@ -362,9 +454,9 @@ def contradict(a: Photo, b: Photo) -> bool:
     return difference.max() < MOST_RECOMPRESSION
 
 
-def group_photos(photos: list[Photo], pairs: list[tuple[int, int]], notes: list[str]) -> np.ndarray:
-    """Return the number (N,) of each photo's group: duplicates, copies and theirs share one."""
-    links = list(pairs)
+def link_copies(photos: list[Photo], notes: list[str]) -> list[tuple[int, int]]:
+    """Return pairs (i, j) that link photos of the same bytes, and the augmented copies of one."""
+    links = []
     first_with = {}
     for i, photo in enumerate(photos):
         for digest in (photo.digest, photo.origin):
@@ -373,8 +465,83 @@ def group_photos(photos: list[Photo], pairs: list[tuple[int, int]], notes: list[
     copies = sum(bool(photo.origin) for photo in photos)
     if copies:
         notes.append(f"{copies} copies made by augment.py: each stays on the side of its photo")
-    ones = np.ones(len(links))
-    rows_and_columns = np.array(links).T
-    graph = coo_array((ones, rows_and_columns), shape=(len(photos), len(photos)))
+    return links
+
+
+def link_groups(names: list[str], group: str) -> list[tuple[int, int]]:
+    """Return pairs (i, j) that link the photos whose names the pattern `group` matches alike.
+
+    Args:
+        names: "class/file" of each photo.
+        group: a regular expression. Photos whose match is equal belong together, or its first
+            group where it has one: with `patient\\d+` those of a patient. One without a match
+            stands alone. "": no photos are linked.
+
+    Raises:
+        InputError: not a regular expression, or one that matches no name, or all of a class alike.
+    """
+    if not group:
+        return []
+    setting = f"group = {group}"
+    try:
+        pattern = re.compile(group)
+    except re.error as error:
+        raise InputError(f"{setting}: not a regular expression, {error}") from error
+    links = []
+    first_with = {}
+    keys_of_class = {}
+    for i, name in enumerate(names):
+        key = match_group(pattern, name)
+        if key is None:
+            # of no other photo
+            key = i
+        else:
+            links.append((first_with.setdefault(key, i), i))
+        label = name.split("/")[0]
+        keys_of_class.setdefault(label, set()).add(key)
+    if not links:
+        raise InputError(f"{setting}: matches no class/file, such as {names[0]}")
+    for label, keys in keys_of_class.items():
+        if len(keys) == 1 and keys <= first_with.keys():
+            raise InputError(
+                f"{setting}: matches all photos of class {label} alike ({min(keys)}), "
+                "so that they cannot be split"
+            )
+    return links
+
+
+def match_group(pattern: re.Pattern, name: str) -> str | None:
+    """Return what of a name tells its group: the pattern's first group, or its whole match."""
+    match = pattern.search(name)
+    if match is None:
+        return None
+    if pattern.groups and match[1] is not None:
+        return match[1]
+    return match[0]
+
+
+def find_series(names: list[str]) -> dict[str, int]:
+    """Return {what the names of a series open with: how many}, {} where they hold few series.
+
+    Such names end in a number behind another one: `clip3_007`. They count as series if at least
+    half of the photos are in one of three or more, several series to a class.
+    """
+    sizes = Counter()
+    for name in names:
+        opening = match_group(SERIES, name)
+        if opening is not None:
+            sizes[opening] += 1
+    series = {opening: size for opening, size in sizes.items() if size >= 3}
+    classes = {opening.split("/")[0] for opening in series}
+    if 2 * sum(series.values()) < len(names) or len(series) < 2 * len(classes):
+        return {}
+    return series
+
+
+def number_groups(count: int, links: list[tuple[int, int]]) -> np.ndarray:
+    """Return the number (N,) of the group of each of N = `count` photos: linked ones share one."""
+    pairs = np.array(links, dtype=int).reshape(-1, 2)
+    ones = np.ones(len(pairs))
+    graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     _, groups = connected_components(graph, directed=False)
     return groups

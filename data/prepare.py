@@ -1,7 +1,7 @@
 """Make train/ and test/ of a data set: fetched, checked, duplicates on one side.
 
     python -m data.prepare DATASET [--output data] [--subset NAMES] [--train-ratio 0.8]
-                           [--seed 42] [--repeats 1] [--keep-duplicates]
+                           [--seed 42] [--repeats 1] [--keep-duplicates] [--group PATTERN]
 
 DATASET, a Kaggle handle, a folder or a zip, is only read. The output folder gets train/ and test/
 with a folder per class, repeat_1/ … with those of further repeats, and split.json, which remembers
@@ -14,12 +14,23 @@ import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from data.check import Photo, contradict, digest_of, find_duplicates, group_photos, read_photos
+from data.check import (
+    Photo,
+    contradict,
+    digest_of,
+    find_duplicates,
+    find_series,
+    is_blank,
+    link_copies,
+    link_groups,
+    number_groups,
+    read_photos,
+)
 from data.fetch import fetch_dataset, find_parts, is_default, keep_apart
 from data.files import (
     InputError,
@@ -38,6 +49,8 @@ PARTS = ("train", "test")
 MEMORY = "split.json"
 # lines of a report that name single photos
 MOST_DETAILS = 20
+# matches what the names of a series (`find_series`) open with
+SERIES_GROUP = r"(.*\D)\d+"
 CURE = "drop_duplicates=false or --keep-duplicates uses every photo where it lies"
 
 
@@ -108,6 +121,7 @@ def prepare_dataset(
     seed: int = 42,
     repeats: int = 1,
     drop_duplicates: bool = True,
+    group: str = "",
 ) -> Prepared:
     """Read a data set once and make the splits of all repeats.
 
@@ -122,6 +136,8 @@ def prepare_dataset(
             train_ratio), past k of a reshuffled one; of a ready-made split all test the same.
         drop_duplicates: a pool's stay on one side; what a ready-made test/ holds and photos under
             two labels are left out. False: every photo is used where it lies.
+        group: a regular expression on "class/file"; photos whose match (its first group, if it
+            has one) is equal stay on one side of a pool's split: a patient, a burst, a camera.
 
     Raises:
         InputError: the data set cannot be used.
@@ -148,7 +164,17 @@ def prepare_dataset(
             converted=data_dir / "source" / "8-bit",
             notes=notes,
         )
-        relations = relate_photos(photos, drop_duplicates, notes)
+        if ready_made and group:
+            notes.append(f"group = {group} is not used: train and test come with the data set")
+            group = ""
+        relations = relate_photos(
+            photos=photos,
+            drop_duplicates=drop_duplicates,
+            group=group,
+            notes=notes,
+        )
+        if not ready_made and not group:
+            notes.extend(describe_series(list(photos)))
         if drop_duplicates:
             photos = without_conflicts(photos, relations.conflicts)
 
@@ -161,6 +187,7 @@ def prepare_dataset(
                 train_ratio=train_ratio,
                 seed=seed,
                 repeat=repeat,
+                group=group,
             )
             plans.append(plan)
         folders = [data_dir]
@@ -200,22 +227,46 @@ class Relations(NamedTuple):
     groups: dict[str, int]
 
 
-def relate_photos(photos: dict[str, Photo], drop_duplicates: bool, notes: list[str]) -> Relations:
+def relate_photos(
+    photos: dict[str, Photo], drop_duplicates: bool, group: str, notes: list[str]
+) -> Relations:
     """Find out which photos show the same; `notes` gets what a reader should know of it.
 
-    Where duplicates are not dropped, every photo is a group of its own.
+    Where duplicates are not dropped, only what `group` matches alike belongs together.
+
+    Raises:
+        InputError: `group` cannot be used.
     """
     names = list(photos)
     values = list(photos.values())
     pairs = find_duplicates(values)
     duplicates = [(names[i], names[j]) for i, j in pairs]
     conflicts = [(names[i], names[j]) for i, j in pairs if contradict(values[i], values[j])]
-    # each photo for itself
-    numbers = range(len(names))
+    links = link_groups(names, group)
+    if group:
+        belonging = np.bincount(number_groups(len(names), links))
+        several = belonging[belonging > 1]
+        notes.append(
+            f"group = {group}: {len(several)} groups of {sum(several)} photos, each on one side, "
+            f"{len(names) - sum(several)} photos alone"
+        )
     if drop_duplicates:
-        numbers = group_photos(values, pairs, notes)
-    groups = dict(zip(names, numbers, strict=True))
+        links += pairs
+        links += link_copies(values, notes)
+    groups = dict(zip(names, number_groups(len(names), links), strict=True))
     return Relations(duplicates=duplicates, conflicts=conflicts, groups=groups)
+
+
+def describe_series(names: list[str]) -> list[str]:
+    """Return a line if the names of a pool look like series that a split would divide."""
+    series = find_series(names)
+    if not series:
+        return []
+    opening = next(iter(series))
+    return [
+        f"names look like {len(series)} series (such as {opening}…, {series[opening]} images): if "
+        f"those of a series show the same, keep them on one side by group = {SERIES_GROUP}"
+    ]
 
 
 def without_conflicts(
@@ -232,9 +283,57 @@ def without_conflicts(
     kept = {name: photo for name, photo in photos.items() if name not in left_out}
     classes = {photo.label for photo in photos.values()}
     lost = classes - {photo.label for photo in kept.values()}
-    if lost:
-        raise InputError(f"class {min(lost)} has only photos under two labels ({CURE})")
-    return kept
+    if not lost:
+        return kept
+    label = min(lost)
+    of_class = [photo for photo in photos.values() if photo.label == label]
+    if all(is_blank(photo) for photo in of_class):
+        raise InputError(
+            f"class {label} has only blank images, of one colour, as another class has; if their "
+            f"shapes are in the transparency alone, put a ground under them: {of_class[0].file}"
+        )
+    raise InputError(f"class {label} has only photos under two labels ({CURE})")
+
+
+def share_of_test(train_ratio: float) -> Fraction:
+    """Return which share of a pool is tested on, as so many of so many folds."""
+    return Fraction(1 - train_ratio).limit_denominator(20)
+
+
+def check_pool(
+    classes: list[str], labels: np.ndarray, numbers: np.ndarray, train_ratio: float, group: str
+) -> None:
+    """Check that a pool has photos enough for its folds.
+
+    Args:
+        labels: (N,) class of each photo, 0 to C - 1.
+        numbers: (N,) photos of one number stay on one side.
+
+    Raises:
+        InputError: a class has too few photos, or all have too few groups.
+    """
+    num_folds = share_of_test(train_ratio).denominator
+    smallest = np.argmin(np.bincount(labels))
+    size = np.bincount(labels)[smallest]
+    if size < num_folds:
+        raise InputError(
+            f"train_ratio = {train_ratio}: needs {num_folds} images or more in each class, "
+            f"class {classes[smallest]} has {size}"
+        )
+    if len(np.unique(numbers)) < num_folds:
+        groups_of_first = np.unique(numbers[labels == 0])
+        raise_one_sided(classes[0], len(groups_of_first), train_ratio, group)
+
+
+def raise_one_sided(name: str, num_groups: int, train_ratio: float, group: str) -> NoReturn:
+    """Raise the InputError of a class that is in train/ or in test/ only."""
+    one_sided = f"class {name} is on one side of the split only"
+    if group:
+        raise InputError(
+            f"group = {group}: {one_sided}, as it has {num_groups} groups of photos; "
+            f"a smaller train_ratio than {train_ratio} needs fewer, or another pattern makes more"
+        )
+    raise InputError(f"{one_sided}, as its photos count as duplicates ({CURE})")
 
 
 def choose_test(
@@ -249,19 +348,11 @@ def choose_test(
         labels: (N,) class of each image, 0 to C - 1.
         groups: (N,) images of one number stay on one side.
 
-    Raises:
-        InputError: a class is too small for so fine a split.
     """
-    test_share = Fraction(1 - train_ratio).limit_denominator(20)
+    test_share = share_of_test(train_ratio)
     num_folds = test_share.denominator
     folds_of_a_test = test_share.numerator
     shuffle, turn = divmod(repeat, num_folds // folds_of_a_test)
-    smallest = min(np.bincount(labels))
-    if smallest < num_folds:
-        raise InputError(
-            f"train_ratio = {train_ratio}: needs {num_folds} images or more in each class, "
-            f"the smallest class has {smallest}"
-        )
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed + shuffle)
     folds = [fold for _, fold in splitter.split(labels, labels, groups)]
     first = turn * folds_of_a_test
@@ -275,27 +366,33 @@ def plan_split(
     train_ratio: float,
     seed: int,
     repeat: int,
+    group: str,
 ) -> dict[str, str]:
     """Return {"train/class/file" or "test/class/file": name} of one repeat.
+
+    Args:
+        groups: {name: number}; photos of one number stay on one side.
+        group: the setting, for messages.
 
     Raises:
         InputError: a class would be on one side only.
     """
     names = list(photos)
-    group = np.array([groups[name] for name in names])
+    numbers = np.array([groups[name] for name in names])
     classes, labels = np.unique([photo.label for photo in photos.values()], return_inverse=True)
     if ready_made:
         in_test = np.array([name.startswith("test/") for name in names])
     else:
+        check_pool(classes, labels, numbers, train_ratio, group)
         in_test = np.zeros(len(names), dtype=bool)
-        in_test[choose_test(labels, group, train_ratio, seed, repeat)] = True
+        in_test[choose_test(labels, numbers, train_ratio, seed, repeat)] = True
     # of a ready-made split: what test/ holds as well
-    relative_in_test = np.isin(group, group[in_test])
+    relative_in_test = np.isin(numbers, numbers[in_test])
     in_train = ~in_test & ~relative_in_test
     for label, name in enumerate(classes):
         if label not in labels[in_test] or label not in labels[in_train]:
-            one_sided = "is on one side of the split only, as its photos count as duplicates"
-            raise InputError(f"class {name} {one_sided} ({CURE})")
+            num_groups = len(np.unique(numbers[labels == label]))
+            raise_one_sided(name, num_groups, train_ratio, group)
     plan = {}
     for i, name in enumerate(names):
         if in_test[i] or in_train[i]:
@@ -400,6 +497,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=42, help="default: 42")
     parser.add_argument("--repeats", type=int, default=1, help="default: 1")
     parser.add_argument("--keep-duplicates", dest="drop_duplicates", action="store_false")
+    parser.add_argument("--group", default="", help="pattern; photos matched alike stay together")
     options = parser.parse_args(arguments)
     print_any_name()
     try:

@@ -1,12 +1,37 @@
 """data/check.py: what is in a data set, and which of its photos show the same."""
 
 import shutil
+from pathlib import Path
 
-from conftest import make_pool
+import pytest
+from conftest import fails, make_pool, save_photo, tree
 from PIL import Image, ImageOps
 
 from augment import augment_folder
 from data.check import find_test_photos
+from data.prepare import main, prepare_dataset
+
+
+@pytest.fixture
+def data(tmp_path):
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """Two classes of four clips with three frames each; no two frames look alike."""
+    folder = tmp_path / "clips"
+    for base, label in enumerate(("run", "walk")):
+        for clip in range(4):
+            for frame in range(3):
+                path = folder / label / f"clip{clip}_{frame:03}.jpg"
+                save_photo(path, seed=100 * base + 10 * clip + frame)
+    return folder
+
+
+def stems_of(folder: Path, pattern: str) -> set[str]:
+    """Return what stands before "_" in the names of the files in a folder."""
+    return {path.stem.split("_")[0] for path in folder.glob(pattern)}
 
 
 def test_test_photos_in_another_folder_are_found_however_they_were_altered(small_pool, tmp_path):
@@ -36,3 +61,158 @@ def test_copies_that_augment_makes_of_test_photos_are_test_photos(small_pool, tm
         for number in range(6):
             expected.append((f"{label}/{number}_aug0.jpg", f"{label}/{number}.jpg"))
     assert pairs == expected
+
+
+@pytest.mark.parametrize("drop_duplicates", [True, False])
+def test_photos_that_group_matches_alike_stay_on_one_side(clips, data, drop_duplicates):
+    prepared = prepare_dataset(
+        dataset=str(clips),
+        data_dir=data,
+        train_ratio=0.75,
+        repeats=4,
+        drop_duplicates=drop_duplicates,
+        # its first group, so that what follows the number does not count
+        group=r"(clip\d)_0",
+    )
+    tested = []
+    for folder in prepared.folders:
+        train = stems_of(folder, "train/*/*")
+        test = stems_of(folder, "test/*/*")
+        assert not train & test
+        tested += sorted(test)
+    assert sorted(tested) == ["clip0", "clip1", "clip2", "clip3"]
+    assert r"group = (clip\d)_0: 4 groups of 24 photos, each on one side" in str(prepared)
+
+
+def test_photos_that_group_does_not_match_stand_alone(clips, data):
+    prepared = prepare_dataset(str(clips), data, train_ratio=0.5, group=r"run/clip[01]")
+    assert "2 groups of 6 photos, each on one side, 18 photos alone" in str(prepared)
+    for clip in ("clip0", "clip1"):
+        sides = {path.parts[-3] for path in data.glob(f"*/run/{clip}_*")}
+        assert len(sides) == 1
+
+
+@pytest.mark.parametrize(
+    ("group", "line"),
+    [
+        ("clip(", r"group = clip\(: not a regular expression, missing \)"),
+        ("patient", r"group = patient: matches no class/file, such as run/clip0_000\.jpg"),
+        ("clip", r"group = clip: matches all photos of class run alike \(clip\)"),
+        (r"run/clip\d|walk", r"matches all photos of class walk alike \(walk\)"),
+    ],
+)
+def test_group_that_cannot_be_used_is_refused_in_one_line(clips, data, group, line):
+    with fails(line):
+        prepare_dataset(str(clips), data, group=group)
+    assert tree(data).keys() <= {".lock"}
+
+
+def test_too_few_groups_for_so_fine_a_split_are_named(clips, data):
+    line = "class run is on one side of the split only, as it has 4 groups of photos; a smaller"
+    with fails(line):
+        prepare_dataset(str(clips), data, train_ratio=0.9, repeats=10, group=r"clip\d")
+
+
+def test_group_is_not_used_where_the_data_set_brings_its_split(tmp_path, data):
+    source = make_pool(tmp_path / "set" / "train", 4).parent
+    make_pool(source / "test", 2, base=50)
+    prepared = prepare_dataset(str(source), data, group=r"\d")
+    assert r"group = \d is not used: train and test come with the data set" in str(prepared)
+    assert len(tree(data / "train")) == 8
+
+
+def test_names_that_look_like_series_are_said_to_with_a_group_that_holds_them(clips, data, capsys):
+    line = (
+        "names look like 8 series (such as run/clip0_…, 3 images): if those of a series show the "
+        "same, keep them on one side by group = "
+    )
+    notes = prepare_dataset(str(clips), data, train_ratio=0.75).notes
+    (said,) = [note for note in notes if note.startswith(line)]
+    group = said.removeprefix(line)
+    command = [str(clips), "--output", str(data), "--train-ratio", "0.75", "--group", group]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "8 groups of 24 photos" in printed
+    assert "look like" not in printed
+
+
+@pytest.mark.parametrize("name", ["{}.jpg", "cat_{:03}.jpg", "IMG_{}.jpg", "2024_{}.jpg"])
+def test_numbered_photos_of_a_class_are_no_series(small_pool, data, name):
+    for path in sorted(small_pool.glob("*/*")):
+        path.rename(path.with_name(name.format(int(path.stem))))
+    assert prepare_dataset(str(small_pool), data, train_ratio=0.5).notes == []
+
+
+def test_pool_of_two_photos_in_many_copies_is_refused_in_one_line(tmp_path, data):
+    for number in range(12):
+        path = tmp_path / "pool" / ("cats", "dogs")[number % 2] / f"{number}.jpg"
+        save_photo(path, seed=number % 2, quality=80 + number)
+    with fails("class cats is on one side of the split only, as its photos count as duplicates"):
+        prepare_dataset(str(tmp_path / "pool"), data)
+
+
+@pytest.mark.parametrize(
+    ("picture", "mask"),
+    [
+        ("scan ({}).png", "scan ({})_mask.png"),
+        ("scan ({}).png", "scan ({})_mask_1.PNG"),
+        ("ISIC_{}.jpg", "ISIC_{}_Segmentation.png"),
+        ("images/{}.png", "masks/{}.png"),
+        ("left/Images/{}.png", "left/Masks/mask of {}.png"),
+    ],
+)
+def test_masks_beside_their_images_are_named_and_left_out(tmp_path, data, picture, mask):
+    source = tmp_path / "scans"
+    pictures = []
+    for number in range(8):
+        folder = source / ("benign", "malignant")[number % 2]
+        pictures.append(save_photo(folder / picture.format(number), number))
+        save_photo(folder / mask.format(number), 100 + number)
+    prepared = prepare_dataset(str(source), data, train_ratio=0.5)
+    expected = sorted(path.read_bytes() for path in pictures)
+    assert sorted([*tree(data / "train").values(), *tree(data / "test").values()]) == expected
+    assert "8 masks beside their images are left out: " in str(prepared)
+    assert mask.format(0).split("/")[-1] in str(prepared)
+    assert "and 5 more" in str(prepared)
+
+
+def test_photos_whose_names_tell_of_masks_without_a_partner_are_used(tmp_path, data):
+    source = tmp_path / "faces"
+    for number in range(6):
+        save_photo(source / "with_mask" / f"{number}_mask.jpg", number)
+        save_photo(source / "masks" / f"{number}.jpg", 50 + number)
+    assert prepare_dataset(str(source), data, train_ratio=0.5).notes == []
+    assert len(tree(data / "train")) + len(tree(data / "test")) == 12
+
+
+def test_folders_of_images_and_masks_are_not_taken_for_classes(tmp_path, data):
+    source = make_pool(tmp_path / "scans", 6, classes=("images", "masks"))
+    with fails("scans: masks are masks of images, not a class of their own; expected one folder"):
+        prepare_dataset(str(source), data)
+
+
+def test_blank_images_are_counted_and_named(small_pool, data):
+    for number, colour in enumerate(("white", "navy")):
+        Image.new("RGB", (40, 40), colour).save(small_pool / "cats" / f"blank{number}.png")
+    prepared = prepare_dataset(str(small_pool), data, train_ratio=0.5)
+    line = "2 images are blank, of one colour: cats/blank0.png, cats/blank1.png"
+    assert prepared.notes == [line]
+
+
+def test_classes_of_blank_images_are_refused_without_a_cure_that_trains_on_them(tmp_path, data):
+    for label in ("circle", "square"):
+        (tmp_path / "icons" / label).mkdir(parents=True)
+        for number in range(6):
+            blank = Image.new("RGB", (40 + number, 40), "white")
+            blank.save(tmp_path / "icons" / label / f"{number}.png")
+    with fails("class circle has only blank images, of one colour, as another.*0.png$"):
+        prepare_dataset(str(tmp_path / "icons"), data)
+
+
+@pytest.mark.parametrize("name", [".lock", "metrics.json"])
+def test_results_folder_in_the_data_set_is_no_class(small_pool, data, name):
+    save_photo(small_pool / "results" / "figure.png", 1)
+    (small_pool / "results" / name).touch()
+    with fails(f"results: {name} in it shows that a run writes its results there.*results_dir"):
+        prepare_dataset(str(small_pool), data)
+    assert tree(data).keys() <= {".lock"}
