@@ -170,6 +170,14 @@ def test_deep_values_are_scaled_by_the_bits_that_they_need(tmp_path, kind):
         assert grey(ramp, tmp_path)[0, :3].tolist() == [0, 255, 0]
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_number_of_any_kind_is_black_without_a_warning(tmp_path):
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    # a signalling one, which a processor complains of when it is cast
+    ramp.view(np.uint32)[15, 15] = 0x7F800001
+    assert grey(ramp, tmp_path)[15, 14:].tolist() == [254, 0]
+
+
 def mutate(rng: random.Random, data: bytes) -> bytes:
     """Return the file with a few bytes changed, cut out, doubled or cut off."""
     for _ in range(rng.choice((1, 1, 2, 5, 20))):
