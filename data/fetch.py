@@ -4,8 +4,10 @@ import hashlib
 import re
 import shutil
 import tempfile
+import unicodedata
 import zipfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +18,18 @@ from data.files import InputError, expand
 from data.images import find_files, is_hidden, is_image
 
 DEFAULT_DATASET = "samuelcortinhas/cats-and-dogs-image-classification"
-# a ready-made test set: the first that is there
-HELD_OUT = ("test", "val", "valid", "validation")
-# the names that parts of a split have, in lower case
-PART = re.compile(r"(.*[^a-z])?(train|test|val|valid|validation|eval)(ing|set|s)?([^a-z].*)?")
+# a ready-made test set: the first that is there and has classes of train
+HELD_OUT = ("test", "val", "valid", "validation", "eval")
+# the names that parts of a split have, in lower case: train, Testing, seg_test, val_2 …
+PART = re.compile(
+    r"(?P<before>.*[^a-z])?"
+    r"(?P<role>train|test|val|valid|validation|eval)(ing|set|s)?"
+    r"(?P<after>[^a-z].*)?"
+)
+# what else such a name may hold without being that of a class
+OF_PARTS = {"batch", "data", "dataset", "fold", "images", "img", "part", "photos", "set", "split"}
+# folders that a class may hold
+OF_ONE_CLASS = re.compile(r"(image|img|mask|photo|picture|label|annotation)s?")
 HANDLE = re.compile(r"[\w.-]+/[\w.-]+(/versions/\d+)?")
 
 
@@ -51,9 +61,12 @@ class SubFolder(NamedTuple):
     name: str
     # of images below it
     count: int
-    # may they be classes?
-    has_folders: bool
-    looks_like_part: bool
+    # their names in NFC; may they be classes?
+    folders: set[str]
+    # "train" or one of HELD_OUT, or "" where the name is not that of a part
+    role: str
+    # does the name say more than the part, and its number?
+    says_more: bool
 
 
 def is_default(dataset: str) -> bool:
@@ -187,61 +200,225 @@ def enter(folder: Path, subset: str = "") -> Path:
         return enter(inside[0], subset)
     if not subset:
         return folder
-    names = ", ".join(path.name for path in inside) or "no folders"
+    names = list_some(path.name for path in inside) or "no folders"
     raise InputError(f"subset = {subset!r}: {folder} has only {names}")
+
+
+def list_some(names: Iterable[str]) -> str:
+    """Return names with commas between them, but of many only the first."""
+    names = list(names)
+    if len(names) <= 8:
+        return ", ".join(names)
+    first = ", ".join(names[:5])
+    return f"{first} and {len(names) - 5} more"
 
 
 def find_parts(folder: Path, subset: str) -> Layout:
     """Tell a pool from a ready-made split.
 
+    Args:
+        subset: a sub-folder, or several with commas between them, which are pooled; "." or one
+            that ends in "/.": the folders in it are classes, whatever their names.
+
     Raises:
-        InputError: folders that look like the parts of a split would be taken for classes.
+        InputError: there is no such sub-folder, or parts of the data set would be taken for
+            classes.
     """
     chosen = [name.strip() for name in subset.split(",") if name.strip()]
     if len(chosen) > 1:
         pooled = {name.replace("/", "_"): enter(folder, name) for name in chosen}
-        return Layout(pooled, ready_made=False, notes=[])
-    root = enter(folder, chosen[0] if chosen else "")
+        layout = Layout(pooled, ready_made=False, notes=[])
+    else:
+        asked = chosen[0] if chosen else ""
+        if asked == "." or asked.endswith("/."):
+            root = enter(folder, asked.removesuffix(".").rstrip("/"))
+            return Layout({"": root}, ready_made=False, notes=[])
+        layout = read_layout(folder, enter(folder, asked))
+    for part in layout.parts.values():
+        refuse_parts_as_classes(folder, part)
+    return layout
+
+
+def read_layout(folder: Path, root: Path) -> Layout:
+    """Tell by the names and contents of the folders in `root` what they are.
+
+    Raises:
+        InputError: they look like the parts of a split, but it cannot be told which.
+    """
     folders = [look_into(path) for path in find_folders(root)]
     filled = [sub for sub in folders if sub.count]
-    alike = [sub for sub in filled if sub.looks_like_part]
-    others = [sub for sub in filled if not sub.looks_like_part]
-    labelled = {sub.name: sub for sub in alike if sub.has_folders}
-    train = labelled.get("train")
-    held_out = [labelled[name] for name in HELD_OUT if name in labelled]
-    if train and held_out:
-        test = held_out[0]
+    alike = [sub for sub in filled if sub.role]
+    others = [sub for sub in filled if not sub.role]
+    labelled = [sub for sub in alike if sub.folders]
+    train = choose_part(labelled, "train")
+    test = choose_test_part(labelled, train)
+    if train and test:
+        refuse_unequal_classes(folder, train, test)
         return Layout(
             parts={"train": enter(train.path), "test": enter(test.path)},
             ready_made=True,
             notes=describe_unused(root, filled, used=[train, test]),
         )
     if len(labelled) == 1 and not others:
-        (only,) = labelled.values()
+        only = labelled[0]
         return Layout(
             parts={"": enter(only.path)},
             ready_made=False,
             notes=describe_unused(root, filled, used=[only]),
         )
+    if not others and are_classes(alike):
+        names = list_some(sub.path.name for sub in alike)
+        note = f"{names}: taken for classes, as there is no train among them"
+        return Layout({"": root}, ready_made=False, notes=[note])
+    names = list_some(sub.path.name for sub in alike)
+    if labelled or (alike and not others):
+        raise InputError(
+            f"{root}: {names} look like parts of a split; {choose_cure(alike)} "
+            f"({name_as_classes(folder, root)} if they are classes)"
+        )
     # photos for a test beside two classes or more are no third class
-    stray = [sub for sub in alike if sub.name in ("train", *HELD_OUT) and len(others) > 1]
-    if labelled or stray or (alike and not others):
-        names = ", ".join(sub.path.name for sub in folders)
-        cure = choose_cure(alike, stray=stray if others and not labelled else [])
-        raise InputError(f"{root}: {names} look like parts of a split; {cure}")
+    is_stray = any(sub.name in ("train", *HELD_OUT) for sub in alike)
+    if is_stray and len(others) > 1:
+        raise InputError(
+            f"{root}: {names} beside classes looks like a part of a split; move it out, "
+            f"or set {name_as_classes(folder, root)} if it is a class"
+        )
     return Layout({"": root}, ready_made=False, notes=[])
 
 
 def look_into(path: Path) -> SubFolder:
     name = path.name.lower()
     images = [file for file in find_files(path) if is_image(file)]
+    part = PART.fullmatch(name)
+    role = ""
+    words = set()
+    if part:
+        role = part["role"]
+        rest = f"{part['before'] or ''} {part['after'] or ''}"
+        words = set(re.findall(r"[^\W\d_]{3,}", rest))
     return SubFolder(
         path=path,
         name=name,
         count=len(images),
-        has_folders=bool(find_folders(path)),
-        looks_like_part=PART.fullmatch(name) is not None,
+        folders=name_folders(path),
+        role=role,
+        says_more=bool(words - OF_PARTS),
     )
+
+
+def name_folders(folder: Path) -> set[str]:
+    """Return the names, in NFC, of the folders in a folder, passing one extra around all."""
+    return {unicodedata.normalize("NFC", path.name) for path in find_folders(enter(folder))}
+
+
+def choose_part(folders: list[SubFolder], role: str) -> SubFolder | None:
+    """Return the folder that is called so, or the only one whose name says so."""
+    says_so = [sub for sub in folders if sub.role == role]
+    is_called_so = [sub for sub in says_so if sub.name == role]
+    for candidates in (is_called_so, says_so):
+        if len(candidates) == 1:
+            return candidates[0]
+    return None
+
+
+def choose_test_part(folders: list[SubFolder], train: SubFolder | None) -> SubFolder | None:
+    """Return the first held-out part that has classes of `train`; else `test`, if called so."""
+    if train is None:
+        return None
+    held_out = [choose_part(folders, role) for role in HELD_OUT]
+    held_out = [part for part in held_out if part]
+    for part in held_out:
+        if leave_classes(part.folders & train.folders):
+            return part
+    if train.name == "train" and held_out and held_out[0].name in HELD_OUT:
+        return held_out[0]
+    return None
+
+
+def leave_classes(names: set[str]) -> set[str]:
+    """Return names of folders without those that a class itself may hold: images, masks …"""
+    return {name for name in names if not OF_ONE_CLASS.fullmatch(name.lower())}
+
+
+def are_classes(alike: list[SubFolder]) -> bool:
+    """Tell classes such as `test_positive`, `test_negative` from the parts of a split."""
+    roles = {sub.role for sub in alike}
+    plain = [sub for sub in alike if sub.says_more and not sub.folders]
+    return len(roles) == 1 and len(alike) > 1 and plain == alike
+
+
+def name_subset(folder: Path, *paths: Path) -> str:
+    """Return the setting that uses these folders of a data set."""
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return f"subset={','.join(names)}"
+
+
+def name_as_classes(folder: Path, root: Path) -> str:
+    """Return the setting that takes the folders in `root` for classes, whatever their names."""
+    if root == enter(folder):
+        return "subset=."
+    return f"{name_subset(folder, root)}/."
+
+
+def refuse_unequal_classes(folder: Path, train: SubFolder, test: SubFolder) -> None:
+    """Raise InputError if a class is in one part of a split only."""
+    lacking = sorted(train.folders ^ test.folders)
+    if not lacking:
+        return
+    alone = name_subset(folder, train.path)
+    raise InputError(
+        f"{train.path.parent}: {list_some(lacking)}: not in both {train.path.name} and "
+        f"{test.path.name}; {alone} splits that one alone"
+    )
+
+
+def refuse_parts_as_classes(folder: Path, root: Path) -> None:
+    """Raise InputError if folders in `root`, which are to be classes, are parts of the data set.
+
+    That is so where several hold the same two or more folders of images, or one holds a split.
+    """
+    alike: dict[frozenset[str], list[Path]] = {}
+    for path in find_folders(root):
+        refuse_split_as_class(folder, path)
+        names = leave_classes(name_folders(path))
+        alike.setdefault(frozenset(names), []).append(path)
+    for names, paths in alike.items():
+        if len(names) < 2 or len(paths) < 2 or not holds_images(paths[0], names):
+            continue
+        raise InputError(
+            f"{root}: {list_some(path.name for path in paths)} hold the same folders "
+            f"({list_some(sorted(names))}), so they are parts of the data set, not classes; "
+            f"{name_subset(folder, paths[0])} uses one of them, "
+            f"{name_subset(folder, *paths[:2])} pools two, "
+            f"{name_as_classes(folder, root)} takes them for classes"
+        )
+
+
+def refuse_split_as_class(folder: Path, path: Path) -> None:
+    """Raise InputError if `path`, which is to be a class, holds a train and a test."""
+    inside = find_folders(enter(path))
+    parts = [look_into(inner) for inner in inside if PART.fullmatch(inner.name.lower())]
+    roles = {part.role for part in parts if part.count}
+    if "train" not in roles or len(roles) < 2:
+        return
+    names = list_some(part.path.name for part in parts)
+    if any(part.folders for part in parts):
+        alone = name_subset(folder, path)
+        raise InputError(f"{path}: holds {names}, so it is no class: set {alone} to use it alone")
+    raise InputError(
+        f"{path}: holds {names}: make folders train and test with the classes in each, or set "
+        f"{name_as_classes(folder, path.parent)} to split all of it anew"
+    )
+
+
+def holds_images(folder: Path, names: frozenset[str]) -> bool:
+    """Tell whether each of the folders in a folder that have these names, in NFC, has images."""
+    for path in find_folders(enter(folder)):
+        if unicodedata.normalize("NFC", path.name) not in names:
+            continue
+        if not any(is_image(file) for file in find_files(path)):
+            return False
+    return True
 
 
 def describe_unused(root: Path, folders: list[SubFolder], used: list[SubFolder]) -> list[str]:
@@ -253,24 +430,22 @@ def describe_unused(root: Path, folders: list[SubFolder], used: list[SubFolder])
     for sub in sorted(folders, key=lambda sub: sub.name):
         if sub in used:
             continue
-        if sub.has_folders:
+        if sub.folders:
             notes.append(f"{sub.path.name}: {sub.count} images are not used")
         else:
             notes.append(f"{sub.path.name}: {sub.count} images have no labels and are not used")
     return notes
 
 
-def choose_cure(alike: list[SubFolder], stray: list[SubFolder]) -> str:
+def choose_cure(alike: list[SubFolder]) -> str:
     """Return what to do about folders that look like parts of a split."""
-    if stray:
-        return f"move {stray[0].name} out, or rename it if it is a class"
     words = Counter()
     for sub in alike:
         for file in find_files(sub.path):
             # cat.0.jpg, dog_12.jpg
             words[re.match(r"[^\W\d_]*", file.name)[0]] += 1
     kinds = sorted(word for word, count in words.items() if count > 1 and word)
-    if not any(sub.has_folders for sub in alike) and 1 < len(kinds) < 20:
+    if not any(sub.folders for sub in alike) and 1 < len(kinds) < 20:
         return f"file names seem to hold the classes ({', '.join(kinds)}): make folders of them"
     return "name two of them train and test, or set subset to what is to be used"
 
