@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import unicodedata
 import warnings
 from pathlib import Path
@@ -13,6 +14,14 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from data.files import InputError, one_line
+
+# What iPhones write; without a wheel for this machine all else is read.
+try:
+    import pi_heif
+
+    pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+except ImportError:
+    pi_heif = None
 
 # What is wrong with an image is told once, by whoever reads it.
 for kind_of_warning in (UserWarning, Image.DecompressionBombWarning):
@@ -24,6 +33,8 @@ MOST_PIXELS = 90_000_000
 LEAST_SIDE = 8
 # longer side by shorter side
 MOST_ELONGATED = 50
+# of 255; pixels that differ by less are not seen on a screen
+LEAST_CONTRAST = 16
 
 # {suffix: Pillow's name of the format} of all that Pillow opens
 FORMATS = {
@@ -36,7 +47,13 @@ FORMATS[".mpo"] = "JPEG"
 # need a program beside Pillow
 NOT_OPENED = {"EPS", "MPEG", "WMF", "BUFR", "GRIB", "HDF5"}
 TRIED_FIRST = ["JPEG", "PNG"]
-KINDS = TRIED_FIRST + sorted(set(FORMATS.values()) - set(TRIED_FIRST) - NOT_OPENED)
+HEIC_BEGINS = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftyphevx")
+# some AVIF files begin as HEIF ones do, but hold what its decoder cannot read
+TRIED_LAST = ["HEIF"] if pi_heif else []
+TRIED_BETWEEN = set(FORMATS.values()).difference(NOT_OPENED, TRIED_FIRST, TRIED_LAST)
+KINDS = TRIED_FIRST + sorted(TRIED_BETWEEN) + TRIED_LAST
+# .jpg, .jp2, .webp; not the end of x.jpg?itok=1, x.jpg_large, x.jpg.1 or of "31.12 Oslo"
+SUFFIX = re.compile(r"\.[a-z0-9]*[a-z][a-z0-9]*~?", re.IGNORECASE)
 
 # folders, in lower case, besides those that begin with a dot
 NO_PERSON_MADE = {
@@ -80,11 +97,11 @@ def is_hidden(name: str) -> bool:
 
 
 def is_image(path: str | Path) -> bool:
-    """Tell images from other files: by their suffix, or by content where there is none."""
+    """Tell images from other files: by their suffix, or by content where it is none."""
     path = Path(path)
     if is_hidden(path.name):
         return False
-    if path.suffix:
+    if SUFFIX.fullmatch(path.suffix):
         return FORMATS.get(path.suffix.lower()) in KINDS
     return is_image_by_content(path)
 
@@ -152,6 +169,8 @@ def find_images(folder: str | Path) -> dict[str, list[Path]]:
 def load_image(file: str | Path, scale: Scale | None = None) -> tuple[bytes, Image.Image]:
     """Return the bytes of a file and its image: upright (EXIF), sRGB, transparency on white.
 
+    Where white would hide what is drawn, such as a white icon, transparency is laid on black.
+
     Args:
         scale: for values deeper than 8 bits, instead of the image's own; see `to_8_bits`.
 
@@ -195,7 +214,7 @@ def decode_image(content: bytes, scale: Scale | None) -> Image.Image:
         if image.mode[0] in "IF":
             image, info["scale"] = to_8_bits(image, scale)
         if image.has_transparency_data:
-            image = lay_on_white(image)
+            image = lay_on_ground(image)
         image = to_srgb(image, opened.info.get("icc_profile"))
     image = image.convert("RGB")
     image.info = info
@@ -209,7 +228,9 @@ def explain_unreadable(error: Exception, content: bytes) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         if not content:
             return "an empty file"
-        # so begin HEIC and films
+        if pi_heif and content[4:12] in HEIC_BEGINS:
+            return "a damaged HEIC file"
+        # so begin films, too
         if content[4:8] == b"ftyp":
             return "in a format like HEIC: convert it"
         return "not an image"
@@ -226,12 +247,22 @@ def is_usable(width: int, height: int) -> bool:
     return short * long <= MOST_PIXELS
 
 
-def lay_on_white(image: Image.Image) -> Image.Image:
+def lay_on_ground(image: Image.Image) -> Image.Image:
     """Return an image with transparency in mode RGBA, none of it transparent any more."""
     foreground = image.convert("RGBA")
-    ground = Image.new("RGBA", foreground.size, "white")
-    ground.alpha_composite(foreground)
-    return ground
+    white = Image.new("RGBA", foreground.size, "white")
+    on_white = Image.alpha_composite(white, foreground)
+    if shows_something(on_white):
+        return on_white
+    black = Image.new("RGBA", foreground.size, "black")
+    on_black = Image.alpha_composite(black, foreground)
+    return on_black if shows_something(on_black) else on_white
+
+
+def shows_something(image: Image.Image) -> bool:
+    """Tell an image from a blank one, whose pixels hardly differ."""
+    differences = [most - least for least, most in image.getextrema()]
+    return max(differences) >= LEAST_CONTRAST
 
 
 def to_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:

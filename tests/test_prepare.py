@@ -66,7 +66,7 @@ def more(folder, count, name="{}.jpg", seed=None):
 
 FOLDERS = {
     "no readable image in birds. It is empty": lambda pool: more(pool / "birds", 0),
-    "in café. 12 files .heic, which ca": lambda pool: more(pool / "cafe\u0301", 12, "{}.HEIC"),
+    "in café. 12 files .cr2, which ca": lambda pool: more(pool / "cafe\u0301", 12, "{}.CR2"),
     "in birds. 0.jpg: not an image; 1.jpg: not": lambda pool: more(pool / "birds", 3),
     "train_ratio = 0.5: needs 2 images": lambda pool: more(pool / "a", 1, seed=7),
     "class owls is on.*--keep-duplicates": lambda pool: more(pool / "owls", 6, seed=7),
@@ -87,16 +87,16 @@ def test_duplicates_recompressed_resized_mirrored_are_kept_on_one_side(pool, dat
         image.resize((96, 80)).save(path.with_name(f"{path.stem}~large.png"))
         image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path.with_name(f"{path.stem}~m.webp"))
     more(pool / "dogs", 31, "page{}.jpg")
-    more(pool / "cats", 12, "IMG_{}.HEIC")
+    more(pool / "cats", 12, "IMG_{}.CR2")
     prepared = prepare(pool, data, train_ratio=0.8, repeats=5)
     assert all(len(families(pair)) == 1 for pair in prepared.duplicates)
     assert len(prepared.duplicates) == 60  # all pairs of four
     assert not any(map(on_both_sides, prepared.folders))
     assert len(prepared.unreadable) == 31
     counts = [count_images(data / part) for part in ("train", "test")]
-    source, heic, pairs, page, *_, rest, train, test = str(prepared).splitlines()
+    source, raw, pairs, page, *_, rest, train, test = str(prepared).splitlines()
     assert source == f"source: {pool}"
-    assert heic == "12 files .heic, which cannot be read here: convert them if they are photos"
+    assert raw == "12 files .cr2, which cannot be read here: convert them if they are photos"
     assert pairs.startswith("60 pairs of duplicates, kept on one side or left out (drop_dup")
     assert [page, rest] == [f"left out: {pool}/dogs/page0.jpg: not an image", "… and 71 lines more"]
     assert train == "train: {cats} cats, {dogs} dogs".format(**counts[0])
