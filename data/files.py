@@ -17,13 +17,15 @@ class InputError(ValueError):
     def __init__(self, text: object):
         super().__init__(one_line(text))
 
-    def _render_traceback_(self) -> list[str]:  # asked for by Jupyter
+    # Jupyter asks for it
+    def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
 
 
 def one_line(text: object) -> str:
     """Return a text that is safe to print: one line, without control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    printable = "".join(letter if letter.isprintable() else " " for letter in str(text))
+    return " ".join(printable.split())
 
 
 def expand(path: str | Path) -> str:
@@ -37,21 +39,30 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
     Raises:
         InputError: it cannot be written.
     """
+    if isinstance(content, str):
+        content = content.encode()
+    # of a fixed length: beside a name as long as the file system takes, another still fits
     mark = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     unfinished = path.with_name(f".{mark}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        unfinished.write_bytes(content)
         os.replace(unfinished, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written, {error.strerror or error}") from error
+        raise cannot_be_written(path, error) from error
+
+
+def cannot_be_written(path: Path, error: OSError) -> InputError:
+    reason = error.strerror or error
+    return InputError(f"{path}: cannot be written, {reason}")
 
 
 def remove_unfinished(folder: Path) -> None:
     """Sweep up what a killed run left half-written."""
-    for path in folder.rglob(f".{'[0-9a-f]' * 16}.unfinished"):
+    sixteen_digits = "[0-9a-f]" * 16
+    for path in folder.rglob(f".{sixteen_digits}.unfinished"):
         path.unlink(missing_ok=True)
 
 
@@ -64,13 +75,14 @@ def claim(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", is_singleton=True)  # the same if it is claimed again
+        # a singleton: this process may claim a folder again while it holds it
+        lock = FileLock(folder / ".lock", is_singleton=True)
         lock.acquire(timeout=0)
     except Timeout:
-        what = "another run is using it: wait, shut its kernel down or choose another folder"
-        raise InputError(f"{folder}: {what}") from None
+        cure = "wait, shut its kernel down or choose another folder"
+        raise InputError(f"{folder}: another run is using it: {cure}") from None
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written, {error.strerror or error}") from error
+        raise cannot_be_written(folder, error) from error
     try:
         yield
     finally:

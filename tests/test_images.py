@@ -1,12 +1,14 @@
 """data/images.py: which files are images, and what is read of each, by both scripts alike."""
 
+import io
 import os
 import random
 import unicodedata
 
 import numpy as np
+import pillow_heif
 import pytest
-from conftest import fails, frames, make_pool, photo, save_photo, saved
+from conftest import fails, frames, make_pool, photo, run_script, save_photo, saved
 from PIL import EpsImagePlugin, Image, ImageCms
 
 from augment import augment_folder
@@ -19,10 +21,20 @@ TURNED = Image.Exif()
 TURNED[0x0112] = 6  # the camera was turned: rotate by 90 degrees
 RAMP = np.arange(0, 65536, 64).reshape(32, 32)
 DEEP = saved(Image.fromarray(RAMP.astype(np.uint16)), "TIFF")
-HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(2000)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SWAPPED = SRGB.replace(b"rXYZ", b"xxxx").replace(b"gXYZ", b"rXYZ").replace(b"xxxx", b"gXYZ")
 TOO = "pixels: too large, or too little"
+FILM = b"\x00\x00\x00\x18ftypqt  \x00\x00\x00\x00qt  " + bytes(2000)
+
+
+def heic(image: Image.Image, **options) -> bytes:
+    """Return the bytes of a HEIC file, as good as the format gets."""
+    file = io.BytesIO()
+    pillow_heif.from_pillow(image).save(file, quality=-1, chroma=444, **options)
+    return file.getvalue()
+
+
+HEIC = heic(Image.open(io.BytesIO(photo())))
 
 
 def blank(width, height) -> bytes:
@@ -30,9 +42,13 @@ def blank(width, height) -> bytes:
 
 
 NAMES = ["no_suffix", "UPPER.JPG", "a b 'c' \"d\".jpg", "line\nbreak.jpg", "🐈.jpg", "-rf.jpg",
-         "x" * 246 + ".jpg", "é" * 125 + ".jpg", "a.tar.gz.jpg"]  # fmt: skip
+         "x" * 246 + ".jpg", "é" * 125 + ".jpg", "a.tar.gz.jpg", "x.jpg?itok=a1b2", "x.jpg_large",
+         "x.jpg.1", "Oslo, 31.12"]  # fmt: skip
 USED = dict.fromkeys(NAMES, photo()) | {
     "avif": photo("AVIF"),
+    "phone.heic": HEIC,
+    "phone": HEIC,
+    "really_a_heic.jpg": HEIC,
     "really_a_png.jpg": photo("PNG"),
     "float.tif": saved(Image.fromarray((RAMP / 65536).astype(np.float32)), "TIFF"),
     "y" * 251 + ".tif": DEEP,
@@ -52,7 +68,8 @@ LEFT_OUT = {
     "empty.jpg": (b"", "an empty file"),
     "truncated.jpg": (photo()[:700], "truncated"),
     "page.jpg": (b"<!DOCTYPE html><p>404", "not an image"),
-    "heic.jpg": (HEIC, "in a format like HEIC: convert it"),
+    "half.heic": (HEIC[:300], "a damaged HEIC file"),
+    "film.jpg": (FILM, "in a format like HEIC: convert it"),
     "not_unicode_\udcff.jpg": (photo(), "not valid Unicode"),
 }
 
@@ -83,6 +100,10 @@ def test_what_is_no_photo_of_the_data_is_not_found_or_opened(small_pool, monkeyp
     for name in (".DS_Store", "Thumbs.db", "README", "._0", "._a.jpg", "a.eps", "a.ps", "eps"):
         (cats / name).write_bytes(photo("EPS"))
         (small_pool / name).write_text("not a class")
+    for name in ("x.jpg:Zone.Identifier", "x.jpg?itok=a1b2", "notes 31.12"):
+        (cats / name).write_text("no image, though it could have been one")
+    (cats / "x.jpg~").write_bytes(photo())  # an editor's
+    (cats / ".lock").write_bytes(photo())
     (cats / "eps.png").write_bytes(photo("EPS"))
     for seed, form in enumerate(("NFC", "NFD")):  # as Linux and a Mac write a name
         save_photo(small_pool / unicodedata.normalize(form, "café") / f"{seed}.jpg", seed)
@@ -135,6 +156,48 @@ def test_first_page_is_read_upright_with_transparency_on_white(tmp_path):
         assert image.info["pages"]
 
 
+@pytest.mark.parametrize("ink", ["white", "#f0f5f8", "black", "red"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_drawing_on_transparent_ground_is_seen_in_any_ink(tmp_path, ink, mode):
+    drawing = Image.new("RGBA", (40, 40), (255, 255, 255, 0))
+    drawing.paste(ink, (10, 10, 30, 20))
+    drawing.convert(mode).save(tmp_path / "icon.png")
+    seen = np.asarray(load_image(tmp_path / "icon.png")[1].convert("L")).astype(int)
+    assert abs(seen[15, 15] - seen[35, 35]) > 100
+    # white wherever it will do
+    assert (seen[35, 35] == 255) == (ink in ("black", "red"))
+
+
+def test_what_shows_nothing_on_any_ground_is_white(tmp_path):
+    for colour in ((0, 0, 0, 0), (255, 255, 255, 0), (255, 255, 255, 255)):
+        Image.new("RGBA", (9, 9), colour).save(tmp_path / "blank.png")
+        assert load_image(tmp_path / "blank.png")[1].getextrema() == ((255, 255),) * 3
+
+
+def test_heic_is_read_upright_in_srgb(tmp_path):
+    meant = Image.open(save_photo(tmp_path / "meant.png", 7, size=(64, 48)))
+    stored = Image.merge("RGB", [meant.getchannel(channel) for channel in "GRB"])
+    stored = stored.transpose(Image.Transpose.ROTATE_90)  # as EXIF's 6 undoes
+    path = tmp_path / "turned.heic"
+    path.write_bytes(heic(stored, icc_profile=SWAPPED, exif=TURNED.tobytes()))
+    image = load_image(path)[1]
+    assert image.size == meant.size
+    difference = np.asarray(image).astype(int) - np.asarray(meant)
+    assert np.abs(difference).mean() < 2
+
+
+def test_heic_without_a_wheel_is_named_and_all_else_is_read(small_pool, tmp_path):
+    (small_pool / "cats" / "phone.heic").write_bytes(HEIC)
+    (small_pool / "cats" / "phone.jpg").write_bytes(HEIC)
+    hide = "import sys; sys.modules['pi_heif'] = None; from data.prepare import main; "
+    run = f"sys.exit(main([{str(small_pool)!r}, '--output', {str(tmp_path / 'data')!r}]))"
+    done = run_script("-c", hide + run)
+    assert done.returncode == 0, done.stderr
+    assert "1 files .heic, which cannot be read here: convert them if they" in done.stdout
+    assert "phone.jpg: in a format like HEIC: convert it" in done.stdout
+    assert len([*(tmp_path / "data").glob("t*/*/*.jpg")]) == 12
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_colours_of_another_profile_are_converted_to_srgb(tmp_path, mode):
     meant = Image.open(save_photo(tmp_path / "srgb.png", 7)).quantize(64).convert("RGB")
@@ -170,6 +233,14 @@ def test_deep_values_are_scaled_by_the_bits_that_they_need(tmp_path, kind):
         assert grey(ramp, tmp_path)[0, :3].tolist() == [0, 255, 0]
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_number_of_any_kind_is_black_without_a_warning(tmp_path):
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    # a signalling one, which a processor complains of when it is cast
+    ramp.view(np.uint32)[15, 15] = 0x7F800001
+    assert grey(ramp, tmp_path)[15, 14:].tolist() == [254, 0]
+
+
 def mutate(rng: random.Random, data: bytes) -> bytes:
     """Return the file with a few bytes changed, cut out, doubled or cut off."""
     for _ in range(rng.choice((1, 1, 2, 5, 20))):
@@ -189,7 +260,7 @@ def test_mutants_are_read_alike_everywhere_or_named(tmp_path):
     kinds |= {"webp": frames("WEBP"), "tif": photo("TIFF", compression="tiff_lzw"), "tiff": DEEP}
     kinds |= {"bmp": photo("BMP"), "mpo": frames("MPO"), "apng": photo("PNG", "P", transparency=3)}
     kinds |= {"jpeg": photo(progressive=True, icc_profile=SWAPPED), "ppm": photo("PPM")}
-    kinds |= {"avif": photo("AVIF"), "jp2": photo("JPEG2000"), "": photo("TIFF", "F")}
+    kinds |= {"avif": photo("AVIF"), "heic": HEIC, "jp2": photo("JPEG2000"), "": photo("TIFF", "F")}
     pool = make_pool(tmp_path / "pool", 1, ("a", "b"))
     for number in range(count):
         kind = rng.choice(sorted(kinds))

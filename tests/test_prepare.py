@@ -1,16 +1,12 @@
-"""data/prepare.py: where images come from, what is checked, and the split into train and test."""
+"""data/prepare.py and check.py: what is checked, and the split into train and test."""
 
 import os
-import re
 import shutil
-import unicodedata
-import zipfile
 from pathlib import Path
 
-import kagglehub
 import numpy as np
 import pytest
-from conftest import fails, families, make_pool, photo, run_script, save_photo, tree, zip_of
+from conftest import fails, families, make_pool, photo, run_script, save_photo, tree
 from filelock import FileLock
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
@@ -19,7 +15,6 @@ from sklearn.model_selection import cross_val_score
 from augment import augment_folder
 from data.check import Photo, find_duplicates
 from data.drawings import draw, draw_dataset
-from data.fetch import DEFAULT_DATASET, fetch_dataset
 from data.files import claim, write_whole
 from data.images import load_image
 from data.prepare import choose_test, count_images, main, prepare_dataset
@@ -61,144 +56,6 @@ def used(folder):
     return everything_in(folder / "train", folder / "test")
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_zips_of_any_tool_and_intent_are_unpacked_inside_their_folder(small_pool, tmp_path, data):
-    files = tree(small_pool)
-    outside = "../../../x", "..\\..\\..\\x", "/x", "C:x", "__MACOSX/x/._0"
-    windows = {f"photos/{name}".replace("/", "\\"): content for name, content in files.items()}
-    hostile = {f"a/photos/{name}": content for name, content in files.items()}
-    zip_of(windows, tmp_path / "windows.zip")
-    zip_of(hostile | dict.fromkeys(outside, b"x"), tmp_path / "hostile.zip")
-    with zipfile.ZipFile(tmp_path / "hostile.zip", "a") as archive:
-        archive.writestr("a/photos/cats/0.jpg", files["cats/0.jpg"])  # twice
-        link = zipfile.ZipInfo("a/photos/cats/link")
-        link.external_attr = 0o120777 << 16
-        archive.writestr(link, "/etc/passwd")
-    before = {*tmp_path.iterdir(), data}
-    for name in ("windows.zip", "hostile.zip", "hostile.zip"):  # again: found unpacked
-        assert prepare(tmp_path / name, data).source == str(tmp_path / name)
-        assert used(data) == everything_in(small_pool)
-        assert {*tmp_path.iterdir()} == before
-        assert not [path for path in data.rglob("*") if path.is_symlink()]
-    assert len([*(data / "source").iterdir()]) == 2
-
-
-ZIPS = {  # what is wrong with it, or the name of a further file
-    "not a zip": lambda zip: b"<html>",
-    "half": lambda zip: zip[:5000],
-    "damaged": lambda zip: zip[:60] + b"\xff" * 30 + zip[90:],
-    "encrypted": lambda zip: re.sub(b"(?s)(PK\3\4..|PK\1\2....)\0", lambda m: m[1] + b"\1", zip),
-    "too much": lambda zip: re.sub(b"(?s)(PK\1\2.{20}).{4}", lambda m: m[1] + b"\0\0\0\x80", zip),
-    "cats": lambda zip: zip,  # where the folder is to be
-    "x" * 300: lambda zip: zip,
-}
-
-
-@pytest.mark.parametrize("what", ZIPS)
-def test_zip_that_is_no_good_is_refused_and_leaves_nothing(small_pool, tmp_path, data, what):
-    archive = zip_of(tree(small_pool) | {what: b"x"}, tmp_path / "set.zip")
-    archive.write_bytes(ZIPS[what](archive.read_bytes()))
-    line = f".*{what}" if what in ("encrypted", "too much") else ""
-    refused(rf"^{archive}: cannot be unpacked \({line}.*; is it a whole zip", archive, data)
-
-
-def test_home_folder_is_what_the_tilde_means(small_pool, data, monkeypatch):
-    monkeypatch.setenv("HOME", str(data.parent))
-    monkeypatch.setenv("USERPROFILE", str(data.parent))
-    monkeypatch.chdir(small_pool)
-    assert prepare("~/pool", "~/data").folders == [data]
-    assert augment_folder("~/data/train", "~/copies", 1, workers=1).made == 6
-    assert used(data) == everything_in(small_pool)
-    assert len(tree(data.with_name("copies"))) == 7
-    monkeypatch.setattr(kagglehub, "dataset_download", lambda _: pytest.fail("asked Kaggle"))
-    for name in ("my photos", "~nobody_here/x", "x" * 5000, "a\0b", "a/b/c", "*", "cats/typo"):
-        with fails(rf"^dataset = '.*: no such folder or zip in {small_pool}, and no Kaggle handle"):
-            fetch_dataset(name, data)
-
-
-def test_kaggle_delivers_and_offline_the_newest_complete_version_is_used(kaggle, small_pool, data):
-    kaggle("well")
-    prepared = prepare(DEFAULT_DATASET, data)
-    assert (prepared.source, prepared.subset) == (f"{DEFAULT_DATASET}/versions/3", "test")
-    assert used(data) == everything_in(small_pool)
-    kaggle("off")
-    assert prepare(DEFAULT_DATASET, data) == prepared
-    cached = data.with_name("cache") / "datasets" / DEFAULT_DATASET
-    for version in ("9", "10", "11"):
-        shutil.copytree(cached / "versions" / "3", cached / "versions" / version)
-        (cached / f"{version}.complete").touch()
-    (cached / "11.complete").unlink()
-    assert fetch_dataset(DEFAULT_DATASET, data)[1] == f"{DEFAULT_DATASET}/versions/10"
-
-
-@pytest.mark.parametrize("trouble", ["off", "404", "403", "500", "hanging", "half", "checksum"])
-def test_drawings_stand_in_for_the_default_only_and_are_said_to(kaggle, small_pool, data, trouble):
-    kaggle(trouble)
-    line = f"dataset = '12/photos': no such folder in {Path.cwd()}, and from Kaggle .*of a zip"
-    refused(line, Path("12/photos"), data)
-    for wish in (None, "test"):
-        prepared = prepare(DEFAULT_DATASET, data, subset=wish)
-        assert (prepared.source, prepared.drawn) == (f"drawings instead of {DEFAULT_DATASET}", True)
-        reason = prepared.stand_in_reason or "no reason"
-        assert str(prepared).splitlines()[0].endswith(f"({reason})")
-    kaggle("well")
-    for handle in ("12/photos", DEFAULT_DATASET):  # nothing broken was left in the way
-        folder, *rest = fetch_dataset(handle, data)
-        assert (rest, tree(folder / "test")) == ([f"{handle}/versions/3", ""], tree(small_pool))
-    drawn = prepare("drawings", data, subset="test")
-    assert (drawn.source, drawn.drawn, drawn.stand_in_reason) == ("drawings", True, "")
-
-
-NAME_THEM = "look like parts of a split; name two of them train and test, or set subset"
-LAYOUTS = {  # {files: images}; the test set of a ready-made one, "" of a pool, an error; a note
-    "a/b/cats/ 6 a/b/dogs/ 6": ("", ""),
-    "cats/ 6 dogs/ 6 IMG_ 30": ("", "30 images beside the class folders are not used"),
-    "Train/a/ 4 Train/b/ 4 Train/IMG 3 valid/a/ 2 valid/b/ 2": ("valid", "3 images beside the"),
-    "train/x/a/ 4 train/x/b/ 4 test/y/a/ 2 test/y/b/ 2": ("test", ""),
-    "train/a/ 4 train/b/ 4 test/a/ 2 test/b/ 2 val/a/ 2 val/b/ 2": ("test", "val: 4 images are"),
-    "train/a/ 4 train/b/ 4 val/a/ 2 val/b/ 2 test/ 3": ("val", "test: 3 images have no labels and"),
-    "train/ok/ 4 train/nok/ 4 train/unsure/ 4 test/ 5": ("", "test: 5 images have no labels and a"),
-    "train/cat. 4 train/dog. 4 test1/ 4": (r"seem to hold the classes \(cat, dog\): make", ""),
-    "training_set/a/ 4 training_set/b/ 4 test_set/a/ 4 test_set/b/ 4": (NAME_THEM, ""),
-    "seg_train/x/a/ 4 seg_train/x/b/ 4 seg_test/x/a/ 4 seg_test/x/b/ 4": (NAME_THEM, ""),
-    "cats/ 6 dogs/ 6 test/ 3": ("parts of a split; move test out, or rename it if it is a", ""),
-    "cars/ 6 trains/ 6": ("", ""),
-    "control/ 6 test/ 6": ("", ""),
-    "train/café/é 4 train/b/ 4 test/cafe\u0301/e\u0301 2 test/b/ 2": ("test", ""),  # of a Mac
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_parts_of_a_split_are_never_taken_for_classes(tmp_path, data, layout):
-    words, source = layout.split(), tmp_path / "set"
-    for group, (start, images) in enumerate(zip(words[::2], words[1::2], strict=True)):
-        for number in range(int(images)):
-            save_photo(Path(f"{source}/{start}{number}.png"), 100 * group + number)
-    test, note = LAYOUTS[layout]
-    if " " in test:
-        return refused(test, source, data)
-    notes = prepare(source, data).notes
-    assert [line[: len(note)] for line in notes] == [note] * bool(note)
-    unused = everything_in(source / note.split(":")[0]) if ":" in note else []
-    unused += [path.read_bytes() for path in source.rglob("IMG*")]
-    assert sorted(used(data) + unused) == everything_in(source)
-    assert not test or everything_in(data / "test") == everything_in(source / test)
-    assert all(unicodedata.is_normalized("NFC", name) for name in tree(data))
-
-
-def test_pooled_parts_keep_all_files_even_of_one_name(tmp_path, data):
-    source = make_pool(tmp_path / "set" / "train", 4).parent
-    make_pool(source / "test", 3, base=50)
-    make_pool(source / "new" / "train", 4, base=100)  # a second folder of that name
-    for pair in ("train, new/train", "train, test"):
-        prepare(source, data, subset=pair)
-        assert used(data) == everything_in(*(source / part for part in pair.split(", ")))
-    names = [f"{part}_{number}.jpg" for part in ("test", "train") for number in range(3)]
-    assert sorted(path.name for path in data.glob("t*/cats/*")) == ["3.jpg", *names]
-    for subset in ("birds", "train,birds"):
-        refused(r"subset = 'birds': .* has only new, test, train", source, data, subset=subset)
-
-
 def more(folder, count, name="{}.jpg", seed=None):
     """Put so many broken files into a folder, or photos of a burst."""
     folder.mkdir(exist_ok=True)
@@ -209,7 +66,7 @@ def more(folder, count, name="{}.jpg", seed=None):
 
 FOLDERS = {
     "no readable image in birds. It is empty": lambda pool: more(pool / "birds", 0),
-    "in café. 12 files .heic, which ca": lambda pool: more(pool / "cafe\u0301", 12, "{}.HEIC"),
+    "in café. 12 files .cr2, which ca": lambda pool: more(pool / "cafe\u0301", 12, "{}.CR2"),
     "in birds. 0.jpg: not an image; 1.jpg: not": lambda pool: more(pool / "birds", 3),
     "train_ratio = 0.5: needs 2 images.*class a has 1": lambda pool: more(pool / "a", 1, seed=7),
     "class owls is on.*--keep-duplicates": lambda pool: more(pool / "owls", 6, seed=7),
@@ -230,16 +87,16 @@ def test_duplicates_recompressed_resized_mirrored_are_kept_on_one_side(pool, dat
         image.resize((96, 80)).save(path.with_name(f"{path.stem}~large.png"))
         image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path.with_name(f"{path.stem}~m.webp"))
     more(pool / "dogs", 31, "page{}.jpg")
-    more(pool / "cats", 12, "IMG_{}.HEIC")
+    more(pool / "cats", 12, "IMG_{}.CR2")
     prepared = prepare(pool, data, train_ratio=0.8, repeats=5)
     assert all(len(families(pair)) == 1 for pair in prepared.duplicates)
     assert len(prepared.duplicates) == 60  # all pairs of four
     assert not any(map(on_both_sides, prepared.folders))
     assert len(prepared.unreadable) == 31
     counts = [count_images(data / part) for part in ("train", "test")]
-    source, heic, pairs, page, *_, rest, train, test = str(prepared).splitlines()
+    source, raw, pairs, page, *_, rest, train, test = str(prepared).splitlines()
     assert source == f"source: {pool}"
-    assert heic == "12 files .heic, which cannot be read here: convert them if they are photos"
+    assert raw == "12 files .cr2, which cannot be read here: convert them if they are photos"
     assert pairs.startswith("60 pairs of duplicates, kept on one side or left out (drop_dup")
     assert [page, rest] == [f"left out: {pool}/dogs/page0.jpg: not an image", "… and 71 lines more"]
     assert train == "train: {cats} cats, {dogs} dogs".format(**counts[0])
