@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import math
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +17,7 @@ import numpy as np
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import cdist
 
 from data.files import InputError, write_whole
 from data.images import find_files, find_images, is_hidden, is_image, load_image, read_origin
@@ -22,9 +25,20 @@ from data.images import find_files, find_images, is_hidden, is_image, load_image
 # What two pictures of the same photo may differ in (`find_duplicates`).
 MOST_HASH_BITS = 6  # of 64
 MOST_GREY_DIFFERENCE = 8  # of 255, mean of the thumbnail
+MOST_NOISE = 1  # of 255: two pictures that differ by less show the same in any set
+MUCH_MORE_ALIKE = 0.2  # the difference as a part of what is usual in the class (`choose_limits`)
+LEAST_TO_COMPARE_WITH = 8  # pictures that tell what is usual
+MOST_TO_COMPARE_WITH = 32
 MOST_COLOUR_DIFFERENCE = 48  # of 255, anywhere in the thumbnail
 # What two of them may still differ in if only one of two labels can be right (`contradict`).
 MOST_RECOMPRESSION = 2  # of 255, mean of the thumbnail
+
+# How many are compared at once, for memory's sake: these times all photos; pairs of thumbnails.
+ROWS_AT_A_TIME = 256
+PAIRS_AT_A_TIME = 4096
+
+# Called with (what is being done, images done, images in all).
+Progress = Callable[[str, int, int], None]
 
 # By their names files and folders beside the images are masks, which say where something is.
 MASK = re.compile(r"(.+?)[ _.-]+(masks?|segmentation|seg|gt)([ _.-]?\d+)?", re.IGNORECASE)
@@ -67,6 +81,10 @@ class Photo:
     pages: bool
     # lowest and highest value where they are deeper than 8 bits
     scale: tuple | None
+
+
+def show_nothing(step: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
 
 
 def list_files(parts: dict[str, Path], ready_made: bool, notes: list[str]) -> dict[str, ImageFile]:
@@ -224,7 +242,11 @@ def describe_others(root: Path, label: str | None = None) -> list[str]:
 
 
 def read_photos(
-    parts: dict[str, Path], ready_made: bool, converted: Path, notes: list[str]
+    parts: dict[str, Path],
+    ready_made: bool,
+    converted: Path,
+    notes: list[str],
+    progress: Progress = show_nothing,
 ) -> tuple[dict[str, Photo], dict[str, str]]:
     """Decode every image of a data set once; `converted` gets those deeper than 8 bits as PNG.
 
@@ -246,6 +268,7 @@ def read_photos(
                 photos[name] = result
             else:
                 unreadable[str(files[name].path)] = result
+            progress("reading images", len(photos) + len(unreadable), len(files))
     check_readable(files, photos, unreadable)
     for root in parts.values():
         loose = [path for path in root.iterdir() if path.is_file() and is_image(path)]
@@ -345,31 +368,48 @@ def to_common_scale(
     return result
 
 
-def find_duplicates(photos: list[Photo]) -> list[tuple[int, int]]:
+def find_duplicates(
+    photos: list[Photo], progress: Progress = show_nothing
+) -> list[tuple[int, int]]:
     """Return the pairs (i, j), i < j, that show the same photo, perhaps resized or recompressed.
 
     Their perceptual hashes (`imagehash.phash`, Zauner 2010) differ in at most 6 of 64 bits, their
-    grey thumbnails by less than 8 of 255 on the whole, and their colours by less than 48 in every
-    eighth of width and height. A mirror image counts within a class: some tell left from right.
+    colours by less than 48 of 255 in every eighth of width and height, and their grey thumbnails
+    on the whole by less than 8, and by much less than the pictures of a class do among themselves
+    (`choose_limits`). A mirror image counts within a class: some tell left from right.
     """
-    greys = np.array([photo.grey for photo in photos])
-    mosaics = np.array([mosaic(photo) for photo in photos])
-    labels = np.array([photo.label for photo in photos])
-    signs = hash_signs(greys)
-    mirrored_signs = hash_signs(greys[:, :, ::-1])
-    pairs = set()
-    for i in range(len(photos)):
-        alike = closest(signs[i], signs, after=i)
-        alike = alike[look_alike(greys[i], mosaics[i], greys[alike], mosaics[alike])]
-        pairs.update((i, int(j)) for j in alike)
-
-        mirrored = closest(signs[i], mirrored_signs, after=i)
-        mirrored = mirrored[labels[mirrored] == labels[i]]
-        other_greys = greys[mirrored][:, :, ::-1]
-        other_mosaics = mosaics[mirrored][:, :, ::-1]
-        mirrored = mirrored[look_alike(greys[i], mosaics[i], other_greys, other_mosaics)]
-        pairs.update((i, int(j)) for j in mirrored)
-    return sorted(pairs)
+    if not photos:
+        return []
+    greys = np.array([photo.grey for photo in photos], dtype=np.int16)
+    mosaics = np.array([mosaic(photo) for photo in photos], dtype=np.float32)
+    _, labels = np.unique([photo.label for photo in photos], return_inverse=True)
+    limits = choose_limits(greys, labels)
+    signs = hash_signs(photos)
+    mirrored_signs = hash_signs(photos, mirrored=True)
+    found = []
+    for start in range(0, len(photos), ROWS_AT_A_TIME):
+        progress("comparing images", start, len(photos))
+        # as they are
+        for i, j in close_hashes(signs, signs, start):
+            same = look_alike(greys[i], greys[j], mosaics[i], mosaics[j], limits[i], limits[j])
+            found.append(np.stack([i[same], j[same]], axis=1))
+        # the second one from right to left
+        for i, j in close_hashes(signs, mirrored_signs, start):
+            of_one_class = labels[i] == labels[j]
+            i = i[of_one_class]
+            j = j[of_one_class]
+            mirrored = greys[j][:, :, ::-1]
+            mirrored_mosaics = mosaics[j][:, :, ::-1]
+            same = look_alike(
+                greys[i], mirrored, mosaics[i], mirrored_mosaics, limits[i], limits[j]
+            )
+            found.append(np.stack([i[same], j[same]], axis=1))
+    progress("comparing images", len(photos), len(photos))
+    if not found:
+        return []
+    # sorted, each once
+    pairs = np.unique(np.concatenate(found), axis=0)
+    return [(i, j) for i, j in pairs.tolist()]
 
 
 def mosaic(photo: Photo) -> np.ndarray:
@@ -377,31 +417,79 @@ def mosaic(photo: Photo) -> np.ndarray:
     return photo.colour.reshape(8, 4, 8, 4, 3).mean(axis=(1, 3))
 
 
-def hash_signs(greys: np.ndarray) -> np.ndarray:
-    """Return the perceptual hash (N, 64) of thumbnails (N, 32, 32), its bits as 1 and -1.
+def choose_limits(greys: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return by how much (N,) each grey thumbnail may differ from that of the same photo.
+
+    Eyes on black and photos of a fixed camera are all alike; what tells the same photo there is
+    that it is much more alike than others. The limit therefore is a fifth of the median
+    difference from some others of its class, of the whole set where a class is small, between 1,
+    a recompression, and 8 of 255.
+
+    Args:
+        greys: (N, 32, 32) thumbnails.
+        labels: (N,) class of each, 0 to C - 1.
+    """
+    limits = np.full(len(greys), float(MOST_GREY_DIFFERENCE))
+    rows = greys.reshape(len(greys), -1)
+    everyone = np.arange(len(greys))
+    for label in range(labels.max() + 1):
+        members = np.flatnonzero(labels == label)
+        others = members if len(members) >= LEAST_TO_COMPARE_WITH else everyone
+        if len(others) < LEAST_TO_COMPARE_WITH:
+            continue
+        step = math.ceil(len(others) / MOST_TO_COMPARE_WITH)
+        others = others[::step]
+        differences = cdist(rows[members], rows[others], "cityblock") / rows.shape[1]
+        # a photo is not one of the others
+        differences[members[:, None] == others] = np.nan
+        typical = np.nanmedian(differences, axis=1)
+        limits[members] = np.clip(typical * MUCH_MORE_ALIKE, MOST_NOISE, MOST_GREY_DIFFERENCE)
+    return limits
+
+
+def hash_signs(photos: list[Photo], mirrored: bool = False) -> np.ndarray:
+    """Return the perceptual hashes (N, 64) of photos, or their mirror images, bits as 1 and -1.
 
     The product of two such rows is 64 less twice the number of bits that differ.
     """
-    signs = np.empty((len(greys), 64), dtype=np.float32)
-    for i, grey in enumerate(greys):
+    signs = np.empty((len(photos), 64), dtype=np.float32)
+    for i, photo in enumerate(photos):
+        grey = photo.grey[:, ::-1] if mirrored else photo.grey
         bits = imagehash.phash(Image.fromarray(grey)).hash
         signs[i] = np.where(bits.ravel(), 1, -1)
     return signs
 
 
-def closest(row: np.ndarray, signs: np.ndarray, after: int) -> np.ndarray:
-    """Return the indices, past `after`, of the hashes that differ from `row` in few bits."""
-    differing_bits = (64 - signs[after + 1 :] @ row) / 2
-    return np.flatnonzero(differing_bits <= MOST_HASH_BITS) + after + 1
+def close_hashes(
+    signs: np.ndarray, other_signs: np.ndarray, start: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield indices i and j > i, some at a time, of hashes that differ in few bits.
+
+    i runs over the ROWS_AT_A_TIME photos from `start` on.
+    """
+    stop = start + ROWS_AT_A_TIME
+    products = signs[start:stop] @ other_signs[start:].T
+    rows, columns = np.nonzero(products >= 64 - 2 * MOST_HASH_BITS)
+    later = columns > rows
+    i = rows[later] + start
+    j = columns[later] + start
+    for first in range(0, len(i), PAIRS_AT_A_TIME):
+        last = first + PAIRS_AT_A_TIME
+        yield i[first:last], j[first:last]
 
 
 def look_alike(
-    grey: np.ndarray, mosaic: np.ndarray, other_greys: np.ndarray, other_mosaics: np.ndarray
+    greys: np.ndarray,
+    other_greys: np.ndarray,
+    mosaics: np.ndarray,
+    other_mosaics: np.ndarray,
+    limits: np.ndarray,
+    other_limits: np.ndarray,
 ) -> np.ndarray:
-    """Tell of other photos' thumbnails (N, 32, 32) and mosaics (N, 8, 8, 3) which show this one."""
-    grey_differences = np.abs(other_greys.astype(int) - grey)
-    same_grey = grey_differences.mean(axis=(1, 2)) < MOST_GREY_DIFFERENCE
-    colour_differences = np.abs(other_mosaics - mosaic)
+    """Tell of M pairs which show the same (M,), by thumbnails, mosaics and limits of both."""
+    grey_differences = np.abs(greys - other_greys)
+    same_grey = grey_differences.mean(axis=(1, 2)) < np.minimum(limits, other_limits)
+    colour_differences = np.abs(mosaics - other_mosaics)
     same_colour = colour_differences.max(axis=(1, 2, 3), initial=0) < MOST_COLOUR_DIFFERENCE
     return same_grey & same_colour
 

@@ -9,8 +9,10 @@ what was put there: a rerun copies only what is missing, and other files are nev
 """
 
 import argparse
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,9 +20,11 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
+from tqdm import tqdm
 
 from data.check import (
     Photo,
+    Progress,
     contradict,
     digest_of,
     find_duplicates,
@@ -30,6 +34,7 @@ from data.check import (
     link_groups,
     number_groups,
     read_photos,
+    show_nothing,
 )
 from data.fetch import fetch_dataset, find_parts, is_default, keep_apart
 from data.files import (
@@ -49,6 +54,11 @@ PARTS = ("train", "test")
 MEMORY = "split.json"
 # lines of a report that name single photos
 MOST_DETAILS = 20
+# entries of a list in metrics.json; where there are more, all lists stand in a file of their own
+MOST_LISTED = 100
+DETAILS = "prepare_details.json"
+# classes whose counts a report gives
+MOST_CLASSES = 30
 # matches what the names of a series (`find_series`) open with
 SERIES_GROUP = r"(.*\D)\d+"
 CURE = "drop_duplicates=false or --keep-duplicates uses every photo where it lies"
@@ -80,10 +90,15 @@ class Prepared:
     conflicts: list[tuple[str, str]]
     # what else a reader should know, a line each
     notes: list[str]
+    # file with the four lists where one of them is long; else ""
+    details: str = ""
 
     def summary(self) -> dict:
-        """Return what metrics.json says of the data set, but for the counts."""
-        return {
+        """Return what metrics.json says of the data set, but for the counts.
+
+        Of lists that are too long it has what comes first, how long they are, and where all is.
+        """
+        summary = {
             "source": self.source,
             "subset": self.subset,
             "classes": self.classes,
@@ -93,6 +108,30 @@ class Prepared:
             "conflicts": self.conflicts,
             "unreadable": list(self.unreadable),
         }
+        if self.details:
+            summary["details"] = self.details
+            summary["numbers"] = {}
+            for name in ("duplicates", "dropped", "conflicts", "unreadable"):
+                summary["numbers"][name] = len(summary[name])
+                summary[name] = summary[name][:MOST_LISTED]
+        return summary
+
+    def write_details(self, data_dir: Path) -> None:
+        """Write lists that are too long for metrics.json to a file of their own, whole."""
+        path = data_dir / DETAILS
+        lists = {
+            "duplicates": self.duplicates,
+            "dropped": self.dropped,
+            "conflicts": self.conflicts,
+            "unreadable": self.unreadable,
+        }
+        if all(len(entries) <= MOST_LISTED for entries in lists.values()):
+            # of an earlier data set
+            path.unlink(missing_ok=True)
+            return
+        lines = json.dumps(lists, ensure_ascii=False, indent=1)
+        write_whole(path, lines)
+        self.details = str(path)
 
     def __str__(self) -> str:
         details = [f"left out: {path}: {reason}" for path, reason in self.unreadable.items()]
@@ -102,14 +141,19 @@ class Prepared:
         hidden = len(details) - MOST_DETAILS
         if hidden > 0:
             details[MOST_DETAILS:] = [f"… and {hidden} lines more"]
+            if self.details:
+                details[MOST_DETAILS:] = [f"… and {hidden} lines more, see {self.details}"]
         source = f"source: {self.source}"
         if self.stand_in_reason:
             source = f"{source} ({self.stand_in_reason})"
         lines = [source, *self.notes, *details]
         for part in ("train", "test"):
             counts = count_images(self.folders[0] / part)
-            counted = ", ".join(f"{count} {label}" for label, count in counts.items())
-            lines.append(f"{part}: {counted}")
+            counted = [f"{count} {label}" for label, count in counts.items()]
+            hidden = len(counted) - MOST_CLASSES
+            if hidden > 0:
+                counted[MOST_CLASSES:] = [f"and {hidden} classes more"]
+            lines.append(f"{part}: {', '.join(counted)}")
         return "\n".join(one_line(line) for line in lines)
 
 
@@ -122,6 +166,8 @@ def prepare_dataset(
     repeats: int = 1,
     drop_duplicates: bool = True,
     group: str = "",
+    *,
+    progress: Progress = show_nothing,
 ) -> Prepared:
     """Read a data set once and make the splits of all repeats.
 
@@ -138,6 +184,7 @@ def prepare_dataset(
             two labels are left out. False: every photo is used where it lies.
         group: a regular expression on "class/file"; photos whose match (its first group, if it
             has one) is equal stay on one side of a pool's split: a patient, a burst, a camera.
+        progress: called with (what is being done, images done, images in all).
 
     Raises:
         InputError: the data set cannot be used.
@@ -163,6 +210,7 @@ def prepare_dataset(
             ready_made=ready_made,
             converted=data_dir / "source" / "8-bit",
             notes=notes,
+            progress=progress,
         )
         if ready_made and group:
             notes.append(f"group = {group} is not used: train and test come with the data set")
@@ -172,6 +220,7 @@ def prepare_dataset(
             drop_duplicates=drop_duplicates,
             group=group,
             notes=notes,
+            progress=progress,
         )
         if not ready_made and not group:
             notes.extend(describe_series(list(photos)))
@@ -195,25 +244,27 @@ def prepare_dataset(
             folders.append(data_dir / f"repeat_{repeat}")
         # only now that all are known to be possible
         for folder, plan in zip(folders, plans, strict=True):
-            split_dataset(photos, plan, folder)
+            split_dataset(photos, plan, folder, progress)
 
-    if relations.duplicates:
-        fate = "kept on one side or left out" if drop_duplicates else "used where they lie"
-        notes.append(f"{len(relations.duplicates)} pairs of duplicates, {fate} ({CURE})")
-    used = set(plans[0].values())
-    return Prepared(
-        folders=folders,
-        classes=list(count_images(folders[0] / "test")),
-        source=source,
-        drawn=drawn,
-        stand_in_reason=stand_in_reason,
-        subset=subset,
-        unreadable=unreadable,
-        duplicates=relations.duplicates,
-        dropped=sorted(set(photos) - used),
-        conflicts=relations.conflicts,
-        notes=notes,
-    )
+        if relations.duplicates:
+            fate = "kept on one side or left out" if drop_duplicates else "used where they lie"
+            notes.append(f"{len(relations.duplicates)} pairs of duplicates, {fate} ({CURE})")
+        used = set(plans[0].values())
+        prepared = Prepared(
+            folders=folders,
+            classes=list(count_images(folders[0] / "test")),
+            source=source,
+            drawn=drawn,
+            stand_in_reason=stand_in_reason,
+            subset=subset,
+            unreadable=unreadable,
+            duplicates=relations.duplicates,
+            dropped=sorted(set(photos) - used),
+            conflicts=relations.conflicts,
+            notes=notes,
+        )
+        prepared.write_details(data_dir)
+    return prepared
 
 
 class Relations(NamedTuple):
@@ -228,7 +279,11 @@ class Relations(NamedTuple):
 
 
 def relate_photos(
-    photos: dict[str, Photo], drop_duplicates: bool, group: str, notes: list[str]
+    photos: dict[str, Photo],
+    drop_duplicates: bool,
+    group: str,
+    notes: list[str],
+    progress: Progress,
 ) -> Relations:
     """Find out which photos show the same; `notes` gets what a reader should know of it.
 
@@ -239,7 +294,7 @@ def relate_photos(
     """
     names = list(photos)
     values = list(photos.values())
-    pairs = find_duplicates(values)
+    pairs = find_duplicates(values, progress)
     duplicates = [(names[i], names[j]) for i, j in pairs]
     conflicts = [(names[i], names[j]) for i, j in pairs if contradict(values[i], values[j])]
     links = link_groups(names, group)
@@ -401,7 +456,9 @@ def plan_split(
     return plan
 
 
-def split_dataset(photos: dict[str, Photo], plan: dict[str, str], folder: Path) -> None:
+def split_dataset(
+    photos: dict[str, Photo], plan: dict[str, str], folder: Path, progress: Progress
+) -> None:
     """Copy photos to folder/train and folder/test, one folder per class, as planned.
 
     folder/split.json remembers what was put there: a second call copies nothing, and files of an
@@ -420,7 +477,8 @@ def split_dataset(photos: dict[str, Photo], plan: dict[str, str], folder: Path) 
         remove_empty_folders(folder / part)
     # before the files it speaks for
     write_whole(folder / MEMORY, json.dumps(wanted, indent=0))
-    for target, name in plan.items():
+    for done, (target, name) in enumerate(plan.items(), start=1):
+        progress("copying images", done, len(plan))
         if held.get(target) != wanted[target]:
             copy_photo(photos[name], folder / target)
 
@@ -501,14 +559,36 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     print_any_name()
     try:
-        print(prepare_dataset(**vars(options)))
+        with progress_line() as progress:
+            prepared = prepare_dataset(**vars(options), progress=progress)
     except InputError as error:
         print(f"data.prepare: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("data.prepare: stopped; run it again to go on where it was", file=sys.stderr)
         return 130
+    print(prepared)
     return 0
+
+
+@contextlib.contextmanager
+def progress_line() -> Iterator[Progress]:
+    """Keep a line in the terminal up to date; give the function that tells it how far things are.
+
+    In a pipe, and where there is no standard error, nothing is shown.
+    """
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield show_nothing
+        return
+    with tqdm(unit="image", leave=False) as bar:
+
+        def progress(step: str, done: int, total: int) -> None:
+            if bar.desc != f"{step}: ":
+                bar.reset(total)
+                bar.set_description(step)
+            bar.update(done - bar.n)
+
+        yield progress
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """data/check.py: what is in a data set, and which of its photos show the same."""
 
+import json
+import random
 import shutil
 from pathlib import Path
 
 import pytest
 from conftest import fails, make_pool, save_photo, tree
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from augment import augment_folder
-from data.check import find_test_photos
+from data.check import examine, find_duplicates, find_test_photos
 from data.prepare import main, prepare_dataset
 
 
@@ -216,3 +218,99 @@ def test_results_folder_in_the_data_set_is_no_class(small_pool, data, name):
     with fails(f"results: {name} in it shows that a run writes its results there.*results_dir"):
         prepare_dataset(str(small_pool), data)
     assert tree(data).keys() <= {".lock"}
+
+
+def draw_eye(seed: int) -> Image.Image:
+    """A disc on black with vessels and a bright spot on one side: much like any other eye."""
+    rng = random.Random(seed)
+    red = rng.randint(140, 200)
+    image = Image.new("RGB", (96, 96))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse([2, 2, 94, 94], fill=(red, red // 2, red // 5))
+    for _ in range(6):
+        ends = [rng.randint(20, 76) for _ in range(4)]
+        draw.line(ends, fill=(red - 60, red // 2 - 40, 20), width=3)
+    x = 48 + rng.choice((-1, 1)) * rng.randint(17, 26)
+    y = rng.randint(41, 55)
+    draw.ellipse([x - 7, y - 7, x + 7, y + 7], fill=(250, 215, 140))
+    return image
+
+
+def test_pictures_that_are_all_alike_are_no_duplicates_but_altered_ones_are(tmp_path):
+    eyes = [draw_eye(seed) for seed in range(24)]
+    files = []
+    for number, eye in enumerate(eyes):
+        files.append(tmp_path / f"{number}.jpg")
+        eye.save(files[-1], quality=95)
+    alike = find_duplicates([examine(file, "eye") for file in files])
+    assert alike == []
+    altered = {
+        "recompressed.jpg": eyes[0],
+        "resized.png": eyes[1].resize((60, 60)),
+        "mirrored.png": ImageOps.mirror(eyes[2]),
+    }
+    for name, eye in altered.items():
+        files.append(tmp_path / name)
+        eye.save(files[-1], quality=40)
+    pairs = find_duplicates([examine(file, "eye") for file in files])
+    assert pairs == [(0, 24), (1, 25), (2, 26)]
+
+
+def test_few_pictures_or_a_class_of_one_photo_say_nothing_of_what_is_usual(tmp_path):
+    for number in range(3):
+        save_photo(tmp_path / f"{number}.jpg", seed=0, quality=80 + 5 * number)
+    burst = [examine(tmp_path / f"{number}.jpg", "burst") for number in range(3)]
+    assert find_duplicates(burst) == [(0, 1), (0, 2), (1, 2)]
+    assert find_duplicates([]) == []
+
+
+def test_more_pairs_than_are_compared_at_once_are_all_found(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.check.ROWS_AT_A_TIME", 3)
+    monkeypatch.setattr("data.check.PAIRS_AT_A_TIME", 2)
+    file = save_photo(tmp_path / "0.jpg", seed=0)
+    other = save_photo(tmp_path / "1.jpg", seed=1)
+    photos = [examine(other if number == 4 else file, "cat") for number in range(9)]
+    numbers = [0, 1, 2, 3, 5, 6, 7, 8]
+    expected = [(i, j) for i in numbers for j in numbers if i < j]
+    assert find_duplicates(photos) == expected
+
+
+def test_long_lists_stand_in_a_file_of_their_own_and_their_beginning_in_metrics(tmp_path, data):
+    source = make_pool(tmp_path / "pool", 6)
+    for number in range(15):
+        shutil.copy(source / "cats" / "0.jpg", source / "cats" / f"again{number}.jpg")
+    prepared = prepare_dataset(str(source), data, train_ratio=0.5)
+    pairs = 16 * 15 // 2
+    assert len(prepared.duplicates) == pairs
+    summary = prepared.summary()
+    assert summary["duplicates"] == prepared.duplicates[:100]
+    assert summary["numbers"] == {"duplicates": 120, "dropped": 0, "conflicts": 0, "unreadable": 0}
+    assert summary["details"] == str(data / "prepare_details.json")
+    details = json.loads((data / "prepare_details.json").read_text(encoding="utf-8"))
+    assert [tuple(pair) for pair in details["duplicates"]] == prepared.duplicates
+    assert f"… and 100 lines more, see {data}/prepare_details.json" in str(prepared)
+    # what is known of other photos is no longer there
+    other = make_pool(tmp_path / "other", 6, base=50)
+    assert "details" not in prepare_dataset(str(other), data, train_ratio=0.5).summary()
+    assert not (data / "prepare_details.json").exists()
+
+
+def test_progress_is_told_from_reading_to_copying(small_pool, data):
+    told = {}
+
+    def progress(step, done, total):
+        told.setdefault(step, []).append((done, total))
+
+    prepare_dataset(str(small_pool), data, train_ratio=0.5, progress=progress)
+    assert list(told) == ["reading images", "comparing images", "copying images"]
+    for counts in told.values():
+        assert counts[-1] == (12, 12)
+        assert counts == sorted(counts)
+
+
+def test_report_of_many_classes_counts_some_and_names_how_many_more(tmp_path, data):
+    labels = [f"species_{number:02}" for number in range(33)]
+    source = make_pool(tmp_path / "herbarium", 2, classes=labels)
+    *_, train, test = str(prepare_dataset(str(source), data, train_ratio=0.5)).splitlines()
+    assert train.endswith("1 species_29, and 3 classes more")
+    assert test.startswith("test: 1 species_00, 1 species_01, ")

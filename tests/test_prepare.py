@@ -269,7 +269,7 @@ def test_trouble_meanwhile_is_named_and_the_next_run_mends_it(small_pool, data, 
     ):
         shutil.rmtree(data)
         with monkeypatch.context() as patched, fails(f"0.jpg: {line}"):
-            patched.setattr("data.prepare.find_duplicates", lambda _, act=change: [act()][:0])
+            patched.setattr("data.prepare.find_duplicates", lambda *_, act=change: [act()][:0])
             prepare(small_pool, data)
     prepare(small_pool, data)
     assert used(data) == everything_in(small_pool)
@@ -283,7 +283,7 @@ def test_command_line_equals_the_function_and_stops_in_one_line(pool, data, caps
         printed, line = capsys.readouterr()
         assert (printed, line.count("\n"), line[:14]) == ("", 1, "data.prepare: ")
     with monkeypatch.context() as patched:
-        patched.setattr("data.prepare.find_duplicates", lambda _: os.kill(os.getpid(), 2))
+        patched.setattr("data.prepare.find_duplicates", lambda *_: os.kill(os.getpid(), 2))
         assert main(begin) == 130
     assert capsys.readouterr().err.endswith(": stopped; run it again to go on where it was\n")
     assert not tree(data)
