@@ -218,7 +218,7 @@ def test_what_is_left_out_is_named_in_one_line_each_and_the_rest_is_done(small_p
     save_photo(small_pool / "cats" / "exif.jpg", 1, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     for name in ("bees", "line\nbreak"):
         (small_pool / name).mkdir()
-        (small_pool / name / "a.heic").write_bytes(b"x")
+        (small_pool / name / "a.cr2").write_bytes(b"x")
     done = run_script("augment.py", small_pool, output, "--copies", 1)
     lines = ["bees: no image in it", "cats/broken.jpg: left out, not an image"]
     lines = [f"augment.py: {small_pool}/{line}" for line in [*lines, "line break: no image in it"]]
