@@ -1,5 +1,6 @@
 """Where the images come from: a Kaggle handle, a folder or a zip → folders with a class each."""
 
+import contextlib
 import hashlib
 import re
 import shutil
@@ -7,14 +8,16 @@ import tempfile
 import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
-import kagglehub
+# kagglehub brings it
+import requests
 
 from data.drawings import draw_dataset
-from data.files import InputError, expand
+from data.files import InputError, expand, refuse_case_twins
 from data.images import find_files, is_hidden, is_image
 
 DEFAULT_DATASET = "samuelcortinhas/cats-and-dogs-image-classification"
@@ -30,6 +33,8 @@ PART = re.compile(
 OF_PARTS = {"batch", "data", "dataset", "fold", "images", "img", "part", "photos", "set", "split"}
 # folders that a class may hold
 OF_ONE_CLASS = re.compile(r"(image|img|mask|photo|picture|label|annotation)s?")
+# seconds: until Kaggle is connected, and between two pieces of its answer
+PATIENCE = (10, 60)
 HANDLE = re.compile(r"[\w.-]+/[\w.-]+(/versions/\d+)?")
 
 
@@ -74,7 +79,7 @@ def is_default(dataset: str) -> bool:
 
 
 def fetch_dataset(dataset: str, data_dir: Path) -> Fetched:
-    """Find, unpack or download a data set; draw it where Kaggle's default cannot be had.
+    """Find, unpack or download a data set; draw it where Kaggle cannot be reached.
 
     Only the default data set may be replaced by drawings: a name the user chose must not be.
 
@@ -98,14 +103,19 @@ def fetch_dataset(dataset: str, data_dir: Path) -> Fetched:
     if not is_handle:
         where = f"no such folder or zip in {Path.cwd()}, and no Kaggle handle owner/name"
         raise InputError(f"dataset = {dataset[:200]!r}: {where}")
+    kagglehub = load_kagglehub(dataset)
     try:
-        return download(dataset)
+        with answered_in_time():
+            return download(dataset, kagglehub)
     except Exception as error:
         reason = type(error).__name__
-        if not is_default(dataset):
+        is_unreachable = isinstance(error, requests.ConnectionError | requests.Timeout)
+        if not is_default(dataset) or not is_unreachable:
             cure = (
                 "give the path of a zip fetched by hand, or set KAGGLE_API_TOKEN if it is private"
             )
+            if is_default(dataset):
+                cure = "run it again, give the path of a zip fetched by hand, or dataset=drawings"
             what = f"no such folder in {Path.cwd()}, and from Kaggle {reason}: {str(error)[:200]}"
             raise InputError(f"dataset = {dataset!r}: {what} ({cure})") from error
     return Fetched(draw(data_dir), source=f"drawings instead of {dataset}", stand_in_reason=reason)
@@ -117,7 +127,41 @@ def draw(data_dir: Path) -> Path:
     return folder
 
 
-def download(handle: str) -> Fetched:
+def load_kagglehub(dataset: str) -> ModuleType:
+    """Import kagglehub, which wants a home folder: a local folder or zip is read without."""
+    try:
+        import kagglehub
+    except Exception as error:
+        cure = "set HOME, or give the path of a folder or zip"
+        raise InputError(f"dataset = {dataset!r}: kagglehub fails, {error} ({cure})") from error
+    return kagglehub
+
+
+@contextlib.contextmanager
+def answered_in_time() -> Iterator[None]:
+    """Have every request fail that has no timeout of its own and gets no answer.
+
+    kagglehub waits for a silent server for ever, and has no setting for it; the default timeout of
+    sockets does not count, as requests sets each one's own.
+    """
+    send = requests.adapters.HTTPAdapter.send
+
+    def send_in_time(
+        self: requests.adapters.HTTPAdapter,
+        request: requests.PreparedRequest,
+        timeout: tuple[float, float] | float | None = None,
+        **options: object,
+    ) -> requests.Response:
+        return send(self, request, timeout=timeout or PATIENCE, **options)
+
+    requests.adapters.HTTPAdapter.send = send_in_time
+    try:
+        yield
+    finally:
+        requests.adapters.HTTPAdapter.send = send
+
+
+def download(handle: str, kagglehub: ModuleType) -> Fetched:
     """Download a Kaggle data set, once; its source names the version that was had.
 
     kagglehub asks for the newest version first: offline, the newest in its cache has to be named.
@@ -138,7 +182,10 @@ def download(handle: str) -> Fetched:
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Unpack a zip into `folder`/<name and fingerprint of the zip>, once; return that folder.
+    """Unpack a zip into `folder`/<name and fingerprint of the zip>, unless all of it is there.
+
+    Returns:
+        That folder.
 
     Raises:
         InputError: not a zip, one that cannot be read, or one that would fill the disk.
@@ -147,8 +194,10 @@ def unpack(archive: Path, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(archive) as file:
             target = folder / f"{archive.stem[:50]}-{fingerprint(file)}"
-            if not target.is_dir():
+            if not is_unpacked(file, target):
                 unpack_whole(file, target)
+    except InputError:
+        raise
     # zipfile and its decompressors raise a dozen kinds
     except Exception as error:
         raise InputError(f"{archive}: cannot be unpacked ({error}); is it a whole zip?") from error
@@ -161,23 +210,48 @@ def fingerprint(file: zipfile.ZipFile) -> str:
     return hashlib.sha256(repr(members).encode(errors="replace")).hexdigest()[:8]
 
 
-def unpack_whole(file: zipfile.ZipFile, target: Path) -> None:
-    """Unpack a zip so that `target` is there whole or not at all.
+def name_inside(member: zipfile.ZipInfo) -> str:
+    """Return the name that `ZipFile.extract` gives a member in its folder.
 
-    `ZipFile.extract` itself keeps absolute names and `..` inside the target.
+    It keeps absolute names and `..` inside.
     """
+    # of an old Windows tool
+    names = member.filename.replace("\\", "/").split("/")
+    return "/".join(name for name in names if name not in ("", ".", ".."))
+
+
+def is_unpacked(file: zipfile.ZipFile, target: Path) -> bool:
+    """Tell whether every file of a zip is below `target`, in its full length."""
+    if not target.is_dir():
+        return False
+    # of two with one name the last one stays
+    sizes = {name_inside(member): member.file_size for member in file.infolist()}
+    for name, size in sizes.items():
+        path = target / name
+        if not path.exists():
+            return False
+        if path.is_file() and path.stat().st_size != size:
+            return False
+    return True
+
+
+def unpack_whole(file: zipfile.ZipFile, target: Path) -> None:
+    """Unpack a zip so that `target` is there whole or not at all."""
     size = sum(member.file_size for member in file.infolist())
     packed_size = Path(file.filename).stat().st_size
     free = shutil.disk_usage(target.parent).free
     # a bomb packs a thousand to one, photos hardly at all
     if size > free or size > 2**30 + 100 * packed_size:
         raise OSError(f"{size / 1e9:.1f} GB when unpacked, which is too much")
+    refuse_case_twins(map(name_inside, file.infolist()), target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent) as partial:
         whole = Path(partial, "whole")
         for member in file.infolist():
-            # of an old Windows tool
             member.filename = member.filename.replace("\\", "/")
             file.extract(member, whole)
+        # one that lacks a file
+        if target.exists():
+            target.rename(Path(partial, "damaged"))
         whole.rename(target)
 
 

@@ -5,8 +5,9 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
@@ -89,6 +90,36 @@ def claim(folder: Path) -> Iterator[None]:
         lock.release()
         if not lock.is_locked:
             Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def refuse_case_twins(names: Iterable[str], folder: Path) -> None:
+    """Raise InputError if names with slashes, such as a/b.jpg, would be one file or folder.
+
+    That is so where they differ only in case, and the file system of `folder` folds it.
+    """
+    spelled: dict[str, str] = {}
+    twins = []
+    for name in names:
+        path = PurePosixPath(name)
+        for whole_or_part in (path, *path.parents):
+            spelling = str(whole_or_part)
+            first_spelling = spelled.setdefault(spelling.casefold(), spelling)
+            if spelling != first_spelling:
+                twins.append(f"{first_spelling} and {spelling}")
+    if twins and folds_case(folder):
+        # rather folders than what is in them
+        shortest = min(twins, key=len)
+        raise InputError(
+            f"{folder}: {shortest} differ only in case, which this file system does not tell "
+            f"apart: rename one, or use another disk"
+        )
+
+
+def folds_case(folder: Path) -> bool:
+    """Tell whether a folder's file system takes names for one that differ only in case."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".case") as file:
+        path = Path(file.name)
+        return path.with_name(path.name.swapcase()).exists()
 
 
 def print_any_name() -> None:

@@ -15,11 +15,9 @@ from PIL import Image, ImageCms, ImageOps
 
 from data.files import InputError, one_line
 
-# What iPhones write; without a wheel for this machine all else is read.
+# HEIC is what iPhones write; where there is no wheel for this machine, all else is read.
 try:
     import pi_heif
-
-    pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
 except ImportError:
     pi_heif = None
 
@@ -36,6 +34,14 @@ MOST_ELONGATED = 50
 # of 255; pixels that differ by less are not seen on a screen
 LEAST_CONTRAST = 16
 
+
+def teach_pillow_heic() -> None:
+    """Have Pillow open HEIC in this process, if it can be."""
+    if pi_heif and "HEIF" not in Image.OPEN:
+        pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+
+
+teach_pillow_heic()
 # {suffix: Pillow's name of the format} of all that Pillow opens
 FORMATS = {
     suffix: format_name
@@ -108,11 +114,17 @@ def is_image(path: str | Path) -> bool:
 
 def is_image_by_content(path: Path) -> bool:
     try:
-        with Image.open(path, formats=KINDS):
+        with open_image(path):
             return True
     # Pillow's decoders raise a dozen kinds
     except Exception:
         return False
+
+
+def open_image(source: Path | io.BytesIO) -> Image.Image:
+    # a function that travelled to a cluster was not imported there
+    teach_pillow_heic()
+    return Image.open(source, formats=KINDS)
 
 
 def find_files(folder: str | Path) -> list[Path]:
@@ -194,7 +206,7 @@ def load_image(file: str | Path, scale: Scale | None = None) -> tuple[bytes, Ima
 
 def decode_image(content: bytes, scale: Scale | None) -> Image.Image:
     """Return the image of a file's bytes as `load_image` does; raise what Pillow does."""
-    with Image.open(io.BytesIO(content), formats=KINDS) as opened:
+    with open_image(io.BytesIO(content)) as opened:
         width, height = opened.size
         if not is_usable(width, height):
             too = "too large, or too little to see anything in"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import kagglehub
 import pytest
-from conftest import fails, make_pool, save_photo, tree, zip_of
+import requests
+from conftest import fails, make_pool, run_script, save_photo, tree, zip_of
 
 from augment import augment_folder
 from data.fetch import DEFAULT_DATASET, fetch_dataset, find_parts
@@ -26,11 +27,16 @@ def prepare(source, data_dir, **options):
 
 def refused(line, source, data_dir, **options):
     """Check that it is refused in that one line, and that nothing was written or changed."""
-    before = tree(source), tree(data_dir)
+    before = tree(source), visible(data_dir)
     with fails(line) as caught:
         prepare(source, data_dir, **options)
     assert str(caught.value).isprintable()
-    assert (tree(source), tree(data_dir)) == before
+    assert (tree(source), visible(data_dir)) == before
+
+
+def visible(folder):
+    """Return {relative path: bytes} of every file but the lock, which stays."""
+    return {name: content for name, content in tree(folder).items() if name != ".lock"}
 
 
 def everything_in(*folders):
@@ -64,23 +70,57 @@ def test_zips_of_any_tool_and_intent_are_unpacked_inside_their_folder(small_pool
     assert len([*(data / "source").iterdir()]) == 2
 
 
-ZIPS = {  # what is wrong with it, or the name of a further file
-    "not a zip": lambda zip: b"<html>",
-    "half": lambda zip: zip[:5000],
-    "damaged": lambda zip: zip[:60] + b"\xff" * 30 + zip[90:],
-    "encrypted": lambda zip: re.sub(b"(?s)(PK\3\4..|PK\1\2....)\0", lambda m: m[1] + b"\1", zip),
-    "too much": lambda zip: re.sub(b"(?s)(PK\1\2.{20}).{4}", lambda m: m[1] + b"\0\0\0\x80", zip),
-    "cats": lambda zip: zip,  # where the folder is to be
-    "x" * 300: lambda zip: zip,
+# what is wrong with a zip, or the name of a further file in it
+ZIPS = {
+    "not a zip": lambda content: b"<html>",
+    "half": lambda content: content[:5000],
+    "damaged": lambda content: content[:60] + b"\xff" * 30 + content[90:],
+    "encrypted": lambda content: re.sub(
+        b"(?s)(PK\3\4..|PK\1\2....)\0", lambda match: match[1] + b"\1", content
+    ),
+    "too much": lambda content: re.sub(
+        b"(?s)(PK\1\2.{20}).{4}", lambda match: match[1] + b"\0\0\0\x80", content
+    ),
+    # where the folder is to be
+    "cats": lambda content: content,
+    "x" * 300: lambda content: content,
 }
 
 
 @pytest.mark.parametrize("what", ZIPS)
 def test_zip_that_is_no_good_is_refused_and_leaves_nothing(small_pool, tmp_path, data, what):
     archive = zip_of(tree(small_pool) | {what: b"x"}, tmp_path / "set.zip")
-    archive.write_bytes(ZIPS[what](archive.read_bytes()))
-    line = f".*{what}" if what in ("encrypted", "too much") else ""
-    refused(rf"^{archive}: cannot be unpacked \({line}.*; is it a whole zip", archive, data)
+    spoil = ZIPS[what]
+    archive.write_bytes(spoil(archive.read_bytes()))
+    reason = what if what in ("encrypted", "too much") else ""
+    refused(rf"^{archive}: cannot be unpacked \(.*{reason}.*; is it a whole zip", archive, data)
+
+
+def test_unpacked_files_that_were_deleted_or_cut_off_are_unpacked_again(small_pool, tmp_path, data):
+    archive = zip_of(tree(small_pool), tmp_path / "set.zip")
+    folder = fetch_dataset(str(archive), data).folder
+    photo = folder / "dogs" / "3.jpg"
+    for damage in (photo.unlink, lambda: photo.write_bytes(b"")):
+        damage()
+        assert fetch_dataset(str(archive), data).folder == folder
+        assert tree(folder) == tree(small_pool)
+        assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    inode = (folder / "cats").stat().st_ino
+    fetch_dataset(str(archive), data)
+    assert (folder / "cats").stat().st_ino == inode, "unpacked though nothing was missing"
+
+
+def test_zip_whose_names_differ_in_case_is_refused_where_they_would_be_one(
+    small_pool, tmp_path, data, monkeypatch
+):
+    (small_pool / "dogs").rename(small_pool / "Cats")
+    archive = zip_of(tree(small_pool), tmp_path / "set.zip")
+    folder = fetch_dataset(str(archive), data).folder
+    if {path.name for path in folder.iterdir()} != {"cats", "Cats"}:
+        pytest.skip("this file system folds case")
+    shutil.rmtree(folder)
+    monkeypatch.setattr("data.files.folds_case", lambda folder: True)
+    refused("source: Cats and cats differ only in case, which this file sys", archive, data)
 
 
 def test_home_folder_is_what_the_tilde_means(small_pool, data, monkeypatch):
@@ -90,7 +130,7 @@ def test_home_folder_is_what_the_tilde_means(small_pool, data, monkeypatch):
     assert prepare("~/pool", "~/data").folders == [data]
     assert augment_folder("~/data/train", "~/copies", 1, workers=1).made == 6
     assert used(data) == everything_in(small_pool)
-    assert len(tree(data.with_name("copies"))) == 7
+    assert len(visible(data.with_name("copies"))) == 7
     monkeypatch.setattr(kagglehub, "dataset_download", lambda _: pytest.fail("asked Kaggle"))
     for name in ("my photos", "~nobody_here/x", "x" * 5000, "a\0b", "a/b/c", "*", "cats/typo"):
         with fails(rf"^dataset = '.*: no such folder or zip in {small_pool}, and no Kaggle handle"):
@@ -112,21 +152,68 @@ def test_kaggle_delivers_and_offline_the_newest_complete_version_is_used(kaggle,
     assert fetch_dataset(DEFAULT_DATASET, data)[1] == f"{DEFAULT_DATASET}/versions/10"
 
 
-@pytest.mark.parametrize("trouble", ["off", "404", "403", "500", "hanging", "half", "checksum"])
-def test_drawings_stand_in_for_the_default_only_and_are_said_to(kaggle, small_pool, data, trouble):
+@pytest.mark.parametrize("trouble", ["off", "hanging"])
+def test_drawings_stand_in_where_kaggle_is_not_reached_and_are_said_to(kaggle, data, trouble):
     kaggle(trouble)
-    line = f"dataset = '12/photos': no such folder in {Path.cwd()}, and from Kaggle .*of a zip"
-    refused(line, Path("12/photos"), data)
-    for wish in (None, "test"):
-        prepared = prepare(DEFAULT_DATASET, data, subset=wish)
-        assert (prepared.source, prepared.drawn) == (f"drawings instead of {DEFAULT_DATASET}", True)
-        assert str(prepared).splitlines()[0].endswith(f"({prepared.why or 'no reason'})")
-    kaggle("well")
-    for handle in ("12/photos", DEFAULT_DATASET):  # nothing broken was left in the way
-        folder, *rest = fetch_dataset(handle, data)
-        assert (rest, tree(folder / "test")) == ([f"{handle}/versions/3", ""], tree(small_pool))
+    for subset in (None, "test"):
+        prepared = prepare(DEFAULT_DATASET, data, subset=subset)
+        assert prepared.source == f"drawings instead of {DEFAULT_DATASET}"
+        assert prepared.drawn
+        assert (
+            str(prepared).splitlines()[0].endswith(f"({prepared.stand_in_reason or 'no reason'})")
+        )
     drawn = prepare("drawings", data, subset="test")
-    assert (drawn.source, drawn.drawn, drawn.why) == ("drawings", True, "")
+    assert (drawn.source, drawn.drawn, drawn.stand_in_reason) == ("drawings", True, "")
+
+
+def test_a_silent_server_is_waited_for_only_so_long(kaggle, data, monkeypatch):
+    kaggle("hanging")
+    before = requests.adapters.HTTPAdapter.send
+    monkeypatch.setattr("data.fetch.PATIENCE", (0.1, 0.1))
+    assert fetch_dataset(DEFAULT_DATASET, data).stand_in_reason == "ReadTimeout"
+    assert requests.adapters.HTTPAdapter.send is before
+
+
+@pytest.mark.parametrize("trouble", ["404", "403", "500", "half", "checksum"])
+def test_what_kaggle_refuses_or_damages_is_one_line_and_nothing_stays_in_the_way(
+    kaggle, small_pool, data, trouble
+):
+    kaggle(trouble)
+    handle = "12/photos"
+    line = f"dataset = '12/photos': no such folder in {Path.cwd()}, and from Kaggle .*of a zip"
+    refused(line, Path(handle), data)
+    refused(f"dataset = '{DEFAULT_DATASET}': .*or dataset=drawings", DEFAULT_DATASET, data)
+    kaggle("well")
+    for handle in ("12/photos", DEFAULT_DATASET):
+        fetched = fetch_dataset(handle, data)
+        assert fetched.source == f"{handle}/versions/3"
+        assert fetched.stand_in_reason == ""
+        assert tree(fetched.folder / "test") == tree(small_pool)
+
+
+@pytest.mark.parametrize("handle", ["12/photos", DEFAULT_DATASET])
+def test_an_unreachable_kaggle_or_a_full_disk_is_one_line(kaggle, data, monkeypatch, handle):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kagglehub, "dataset_download", full)
+    refused("from Kaggle OSError: .*No space left on device", Path(handle), data)
+
+
+def test_a_local_folder_needs_no_kagglehub_which_needs_a_home(small_pool, tmp_path):
+    pytest.importorskip("pwd")
+    homeless = (
+        "import os, pwd, sys; del os.environ['HOME']\n"
+        "def nobody(user): raise KeyError(user)\n"
+        "pwd.getpwuid = nobody\n"
+        "from data.prepare import main; sys.exit(main())"
+    )
+    done = run_script("-c", homeless, small_pool, "--output", tmp_path / "data")
+    assert "train: 4 cats" in done.stdout, done.stderr
+    done = run_script("-c", homeless, "12/photos", "--output", tmp_path / "data")
+    assert done.returncode == 2
+    assert "dataset = '12/photos': kagglehub fails, " in done.stderr
+    assert done.stderr.endswith("(set HOME, or give the path of a folder or zip)\n")
 
 
 def lay_out(folder, layout):
