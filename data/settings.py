@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 from data.files import InputError, one_line, print_any_name
 
-# Free texts. `subset` may be empty, or None: that of the default data set.
-NAMES = ("dataset", "subset", "data_dir", "results_dir")
+# Free texts. `group` may be empty, `subset` too, or None: that of the default data set.
+NAMES = ("dataset", "subset", "data_dir", "results_dir", "group")
 # Least and most, of the type of the setting.
 LIMITS = {
     "train_ratio": (0.5, 0.95),
@@ -131,7 +131,9 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
 
 
 def check_text(name: str, value: object) -> object:
-    """Return a free text, for `subset` also nothing; else a ValueError says what is allowed."""
+    """Return a free text that may be empty for some; else a ValueError says what is allowed."""
     if name == "subset" or (isinstance(value, str) and value):
+        return value
+    if name == "group" and value == "":
         return value
     raise ValueError("the name of something")

@@ -98,7 +98,9 @@ def evaluate_model(labels, probabilities):
 def test_another_score_is_a_column_and_a_key_and_trains_nothing_again(run, folder, page_as_it_is):
     page, trained = run(SCORES)
     assert trained == []
-    table = page["tabulate_scores"](page["predictions"], page["summaries"])
+    table = page["tabulate_scores"](
+        page["all_predictions"], page["summaries"], page["train_accuracies"]
+    )
     assert {"accuracy", "balanced accuracy", "auc"} <= set(table.columns)
     entry = metrics_of(folder)["arms"]["augmented"]
     (one,) = entry["runs"]

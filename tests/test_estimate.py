@@ -225,7 +225,7 @@ def test_one_question_is_tested_the_first_that_the_arms_allow(notebook, section_
     assert (said == "These arms allow no comparison.") == (not comparisons)
 
 
-NO_VERDICT = "No verdict", "networks", "nothing about augmentation", "repeats to 5 or", "50 min"
+NO_VERDICT = "No verdict", "networks", "nothing about augmentation", "repeats to 10", "100 min"
 VERDICTS = [  # (same photos in all repeats, right of a, right of b, what is said)
     (False, [10], [20], ["+35.7", "95 % interval", *NO_VERDICT]),
     (False, [10, 11], [20, 9], ["+14.3", *NO_VERDICT]),
@@ -275,3 +275,58 @@ def test_the_readme_tells_what_the_committed_predictions_give(folder):
         expected.append((arm, f"| {(tests.label == tests.prediction).sum()} of {len(tests)} |"))
     for arm, cells in expected:
         assert [line for line in lines if f"`{arm}`" in line and cells in line], (arm, cells)
+
+
+def test_the_worked_example_is_what_a_reader_finds_by_hand():
+    gains = [1, 0, 0, 0, 0, 0, -1, 0, 1, 1, 0, 1]
+    runs = np.repeat([1, 2, 3], 4)
+    apart = statistics.explain_estimate(gains, runs, range(12))
+    assert apart["mean"] == 0.25
+    assert apart["of runs"] == pytest.approx(3 / 2 * (0 + 4 + 4) / 144)
+    assert apart["of photos"] == pytest.approx((3 * 0.75 + 2) / 144)
+    assert apart["shared"] == 0
+    assert apart["degrees of freedom"] == pytest.approx(2)
+    paired = stats.ttest_1samp([0.25, -0.25, 0.75], 0).confidence_interval()
+    assert (apart["95 % from"], apart["to"]) == pytest.approx(tuple(paired))
+
+    same = statistics.explain_estimate(gains, runs, [1, 2, 3, 4] * 3)
+    assert same["shared"] == pytest.approx(3 / 2 * (4.75 - 2.25) / 144)
+    assert same["variance"] == pytest.approx(apart["variance"] + same["shared"])
+    assert same["degrees of freedom"] == 3
+
+
+def learning_of(train_accuracy, accuracy, low, difference=0.0, gain_from=None):
+    """Return what is said of an arm against a chance of one half."""
+    summary = {"accuracy": {"mean": accuracy, "low": low, "high": 1.0}}
+    against = {"difference": difference, "low": gain_from}
+    return statistics.describe_learning("mixed", train_accuracy, summary, 0.5, against)
+
+
+def test_memorised_learned_and_guessed_are_told_apart():
+    assert "it memorised" in learning_of(0.98, 0.54, low=0.45)
+    assert "not shown to do more than guess" in learning_of(0.55, 0.54, low=0.45)
+    assert "not shown to be more than thumbnails" in learning_of(0.98, 0.7, low=0.6)
+    assert "not shown to be more than thumbnails" in learning_of(0.98, 0.7, 0.6, 0.1, -0.1)
+    assert "and more than thumbnails show (+10.0 points" in learning_of(0.98, 0.7, 0.6, 0.1, 0.05)
+    # of too few runs there is no interval
+    assert "not shown" in learning_of(0.5, 0.9, low=None)
+
+
+def test_another_score_is_the_mean_of_the_runs_that_have_it():
+    rows = predictions_of({"mixed": [20, 14, 17]})
+    scores = [{"accuracy": 0.5, "auc": auc, "none": None} for auc in (0.25, 0.75, None)]
+    summary = summarize(rows, scores, ["cats", "dogs"])
+    assert summary["auc"] == {"mean": 0.5, "low": None, "high": None}
+    assert summary["none"] == {"mean": None, "low": None, "high": None}
+    table = statistics.tabulate_scores(rows, {"mixed": summary}, {"mixed": 0.875})
+    row = table.loc["mixed"]
+    assert row["on train/"] == "0.88"
+    assert row["right of the test"] == "51 of 84"
+    assert row["none"] == "–"
+    assert row["auc"] == "0.5000"
+
+
+def test_a_run_that_calls_every_photo_by_one_name_is_said():
+    rows = predictions_of({"mixed": [20, 14, 17], "original": [3, 4, 5]})
+    rows.loc[(rows["arm"] == "mixed") & (rows["seed"] == 1), "prediction"] = "cats\n"
+    assert statistics.find_constant_answers(rows) == ["mixed, seed 1: every photo is called cats."]

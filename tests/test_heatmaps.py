@@ -1,6 +1,7 @@
 """Where a network looks: the maps, the photos that are explained, and what the maps are worth."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,10 +67,26 @@ def test_mistakes_are_those_of_which_a_network_is_surest():
 
 
 def test_an_answer_is_told_with_its_probability_and_whether_it_is_right():
-    names = ["a cat\nwith a long name", "dog"]
-    chances = np.array([0.25, 0.75])
-    assert heatmaps.describe_answer(chances, 1, names) == "dog 75% ✓"
-    assert heatmaps.describe_answer(chances[::-1], 1, names) == "a cat with a l 75% ✗"
+    photos = SimpleNamespace(
+        names=["a cat\nwith a long name", "dog"],
+        labels=np.array([1, 1]),
+        paths=["dog/1.jpg", "dog/2.jpg"],
+    )
+    probabilities = np.array([[0.25, 0.75], [0.75, 0.25]])
+    right, wrong = heatmaps.describe_answers(photos, probabilities, indices=[0, 1])
+    assert right == "dog/1.jpg\ndog 75% ✓"
+    assert wrong == "dog/2.jpg\na cat with a l 75% ✗"
+
+
+def test_why_a_photo_is_shown_being_erased_is_said():
+    labels = np.zeros(7, int)
+    probabilities = {name: np.array(chances) for name, chances in PROBABILITIES.items()}
+    for index, reason in (
+        (1, "all networks name it rightly"),
+        (3, "all name this one wrongly"),
+        (4, "they dispute this one"),
+    ):
+        assert reason in heatmaps.describe_choice(labels, probabilities, index)
 
 
 def test_the_hottest_or_the_coldest_share_is_kept_and_the_rest_is_seen_as_zero():
@@ -102,13 +119,14 @@ def test_at_most_so_many_photos_are_measured_evenly_spread():
 
 def test_what_keeping_the_hot_part_changed_is_told_with_its_interval():
     known = Estimate(mean=0.2, low=0.1, high=0.3, p_value=0.01, error=0.05)
-    line = heatmaps.describe_gap("mixed", known)
-    assert line.startswith("mixed: ")
-    assert "+0.20 more probable [0.10, 0.30]." in line
+    line = heatmaps.describe_gap("mixed", known, photos=28)
+    assert line.startswith("mixed: +0.20 [+0.10, +0.30] over 28 photos: the true class is more")
+    opposite = Estimate(mean=-0.2, low=-0.3, high=-0.1, p_value=0.01, error=0.05)
+    assert "is less probable" in heatmaps.describe_gap("mixed", opposite, photos=28)
     unknown = Estimate(mean=0.2, low=-0.1, high=0.5, p_value=0.2, error=0.1)
-    assert "not shown to matter" in heatmaps.describe_gap("mixed", unknown)
+    assert "not shown to matter" in heatmaps.describe_gap("mixed", unknown, photos=28)
     single = Estimate(mean=0.2, low=None, high=None, p_value=None, error=None)
-    assert "not shown to matter" in heatmaps.describe_gap("mixed", single)
+    assert "not shown to matter" in heatmaps.describe_gap("mixed", single, photos=1)
 
 
 def test_heat_at_the_edge_is_told_beside_the_edges_area():
@@ -124,12 +142,12 @@ def network_file(notebook, tmp_path):
     """A kept network, and a notebook that can be asked about a photo."""
     path = tmp_path / "results" / "original.pt"
     model = notebook.initialize_model(2, 1, "resnet18")
-    config = type("config", (), {"image_size": 32, "model": "resnet18"})
+    config = SimpleNamespace(image_size=32, model="resnet18")
     save_network(path, model, ["cats", "dogs"], config)
     notebook.globals.update(
         results=path.parent,
-        summaries={"mixed": {}, "original": {}},
-        prepared=type("prepared", (), {"drawn": False}),
+        trained_arms=["mixed", "original"],
+        prepared=SimpleNamespace(drawn=False),
     )
     return path
 

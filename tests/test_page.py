@@ -130,7 +130,7 @@ def test_defaults_are_those_of_the_experiment(settings, capsys):
         "subset": None, "data_dir": "data", "results_dir": "results", "train_ratio": 0.8,
         "copies": 3, "operations": "", "image_size": 224, "batch_size": 32, "num_epochs": 10,
         "learning_rate": 0.001, "model": "resnet50", "arms": "original,augmented", "repeats": 1,
-        "drop_duplicates": True, "seed": 42, "device": "auto",
+        "drop_duplicates": True, "group": "", "seed": 42, "device": "auto",
     }  # fmt: skip
     assert capsys.readouterr().out == ""
 

@@ -221,6 +221,9 @@ def test_every_arm_starts_from_the_same_weights_with_its_own_pictures(experiment
         assert run["paths"] == results[0]["paths"]
         assert run["network"] == {"class": "TinyNet", "weights": 8 * 48 + 8 + 16 + 2 * 8 + 2}
         assert run["probabilities"].shape == (6, 2)
+        # of the photos in train/, whatever the arm is trained on
+        assert run["train_probabilities"].shape == (14, 2)
+        assert run["train_labels"].tolist() == [0] * 7 + [1] * 7
 
 
 def without_arrays(run):
@@ -426,6 +429,7 @@ def make_finished(**changes):
         "probabilities": np.array([[0.75, 0.25], [0.4, 0.6], [0.1, 0.9]], dtype=np.float32),
         "network": {"class": "ResNet", "weights": 10},
         "scores": {"accuracy": 2 / 3},
+        "train_accuracy": 0.75,
     }
     return run | changes
 
@@ -448,6 +452,7 @@ def test_results_are_a_row_for_each_test_and_what_each_run_scored(tmp_path):
         "auc": None,
         "gain": None,
         "hits": 2,
+        "train_accuracy": 0.75,
         "loss": [0.5],
         "steps": 1,
         "seconds": 1.2,
@@ -457,6 +462,7 @@ def test_results_are_a_row_for_each_test_and_what_each_run_scored(tmp_path):
         "network": {"class": "ResNet", "weights": 10},
     }
     assert metrics["failed"] == {"mixed": "why"}
+    assert "torch==" in (tmp_path / "versions.txt").read_text()
     assert "environment" not in about["environment"]
 
 

@@ -39,18 +39,19 @@ def choose_photos(
         labels: (N,) of the photos.
         probabilities: (N, classes) of each network, by name.
     """
-    predicted = np.array([chances.argmax(axis=1) for chances in probabilities.values()])
-    confidence = np.mean([chances.max(axis=1) for chances in probabilities.values()], axis=0)
+    # (networks, N, classes)
+    chances = np.array(list(probabilities.values()))
+    predicted = chances.argmax(axis=2)
+    confidence = chances.max(axis=2).mean(axis=0)
     right = predicted == labels
-    kinds = [
-        right.all(axis=0),
-        ~right.any(axis=0),
-        (predicted != predicted[0]).any(axis=0),
-    ]
+    all_right = right.all(axis=0)
+    all_wrong = ~right.any(axis=0)
+    disputed = (predicted != predicted[0]).any(axis=0)
     surest_first = np.argsort(-confidence, kind="stable")
     chosen = []
-    for kind in kinds:
-        fresh = [index for index in surest_first if kind[index] and index not in chosen]
+    for kind in (all_right, all_wrong, disputed):
+        of_kind = surest_first[kind[surest_first]]
+        fresh = [index for index in of_kind if index not in chosen]
         chosen.extend(fresh[:of_each])
     return chosen
 

@@ -27,6 +27,7 @@ UNSEEN_SETTINGS = {
     "data_dir",
     "dataset",
     "drop_duplicates",
+    "group",
     "operations",
     "repeats",
     "results_dir",
