@@ -145,7 +145,7 @@ def draw_box(rng: random.Random, least: float, most: float) -> dict[str, float]:
 def draw_emoji(rng: random.Random) -> str:
     """Return the path of an emoji's picture among those that come with AugLy."""
     group = Path(import_augly().utils.EMOJI_DIR) / rng.choice(EMOJI_GROUPS)
-    names = sorted(path.name for path in group.glob("*.png"))
+    names = sorted(entry.name for entry in os.scandir(group) if entry.name.endswith(".png"))
     return str(group / rng.choice(names))
 
 
@@ -163,10 +163,10 @@ def augment_image(
         The new RGB image, perhaps smaller, and each operation's name and parameters, in order.
     """
     operations = draw_operations(rng, among)
-    for operation in operations:
-        parameters = dict(operation)
-        function = getattr(import_augly().image, parameters.pop("name"))
-        with same_randomness_afterwards():
+    with same_randomness_afterwards():
+        for operation in operations:
+            parameters = dict(operation)
+            function = getattr(import_augly().image, parameters.pop("name"))
             # by keyword: the second position is an output path
             image = function(image, **parameters)
     return image, name_emojis(operations)
@@ -543,10 +543,11 @@ def augment_file(
     missing = {}
     try:
         content, image = load_image(source / path)
+        digest = hashlib.sha256(content).hexdigest()
         for number, name in enumerate(names):
             origin = {
                 "source": path.as_posix(),
-                "content": hashlib.sha256(content).hexdigest()[:16],
+                "content": digest[:16],
                 "copy": number,
                 "seed": seed,
                 "recipe": RECIPE,
@@ -608,8 +609,8 @@ def describe_maker() -> str:
             some processes would run the one code, and some the other.
     """
     code = digest_code(SOURCE_CODE, "augment_file")
-    code_now = digest_code(Path(__file__).read_text(encoding="utf-8"), "augment_file")
-    if code != code_now:
+    source_now = Path(__file__).read_text(encoding="utf-8")
+    if source_now != SOURCE_CODE and digest_code(source_now, "augment_file") != code:
         raise InputError("augment.py was edited while it was in use: restart the kernel, run again")
     lines = [f"code {code}"]
     for package in ("augly", "pillow"):
