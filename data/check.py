@@ -3,6 +3,7 @@
 import hashlib
 import io
 import math
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -39,6 +40,8 @@ PAIRS_AT_A_TIME = 4096
 
 # Called with (what is being done, images done, images in all).
 Progress = Callable[[str, int, int], None]
+
+MOST_BYTES_OF_A_NAME = 255
 
 # By their names files and folders beside the images are masks, which say where something is.
 MASK = re.compile(r"(.+?)[ _.-]+(masks?|segmentation|seg|gt)([ _.-]?\d+)?", re.IGNORECASE)
@@ -112,7 +115,8 @@ def list_files(parts: dict[str, Path], ready_made: bool, notes: list[str]) -> di
                 if ready_made:
                     name = f"{part}/{label}/{inner}"
                 elif times[label, inner] > 1:
-                    name = f"{label}/{part}_{inner}"
+                    first, slash, rest = f"{part}_{inner}".partition("/")
+                    name = f"{label}/{shorten(first)}{slash}{rest}"
                 else:
                     name = f"{label}/{inner}"
                 if name in files:
@@ -123,6 +127,16 @@ def list_files(parts: dict[str, Path], ready_made: bool, notes: list[str]) -> di
                     raise InputError(f"{path}: a line break in its name: rename it")
                 files[name] = ImageFile(path=path, label=label, class_folder=folder / label)
     return files
+
+
+def shorten(name: str) -> str:
+    """Return a file name cut to what a file system takes, and still another one for each name."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= MOST_BYTES_OF_A_NAME:
+        return name
+    path = PurePosixPath(name)
+    stem = os.fsencode(path.stem)[:200].decode(errors="ignore")
+    return f"{stem}~{digest_of(encoded)}{path.suffix}"
 
 
 def name_inside(folder: Path, path: Path) -> str:
@@ -198,19 +212,31 @@ def find_masks(paths: list[Path]) -> set[Path]:
     They are `x_mask.png` beside `x.png`, and what lies in `masks/` beside a folder `images/`.
     """
     stems = {(path.parent, path.stem.lower()) for path in paths}
-    folders = set()
-    for path in paths:
-        folders.update((folder.parent, folder.name.lower()) for folder in path.parents)
+    mask_folders = find_mask_folders({path.parent for path in paths})
     masks = set()
     for path in paths:
         match = MASK.fullmatch(path.stem)
         if match and (path.parent, match[1].lower()) in stems:
             masks.add(path)
-        for folder in path.parents:
-            beside = {(folder.parent, name) for name in IMAGE_FOLDERS}
-            if folder.name.lower() in MASK_FOLDERS and beside & folders:
-                masks.add(path)
+        if mask_folders and not mask_folders.isdisjoint(path.parents):
+            masks.add(path)
     return masks
+
+
+def find_mask_folders(folders: set[Path]) -> set[Path]:
+    """Return those of some folders, and of the folders around them, that hold masks by name.
+
+    There are others among them beside those, of images.
+    """
+    around = set(folders)
+    for folder in folders:
+        around.update(folder.parents)
+    beside_images = {folder.parent for folder in around if folder.name.lower() in IMAGE_FOLDERS}
+    mask_folders = set()
+    for folder in around:
+        if folder.name.lower() in MASK_FOLDERS and folder.parent in beside_images:
+            mask_folders.add(folder)
+    return mask_folders
 
 
 def name_some(names: list[str]) -> str:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -49,6 +49,7 @@ from data.files import (
 from data.images import find_files, find_images, is_image
 from data.settings import check_setting
 
+OWN_FOLDER = Path(__file__).resolve().parent
 PARTS = ("train", "test")
 # remembers what was put into them
 MEMORY = "split.json"
@@ -194,6 +195,8 @@ def prepare_dataset(
     check_setting("seed", seed)
     check_setting("repeats", repeats)
     data_dir = Path(expand(data_dir))
+    if Path(expand(dataset)).resolve() == data_dir.resolve():
+        refuse_own_folder([data_dir])
     keep_apart([Path(expand(dataset))], data_dir)
     with claim(data_dir):
         folder, source, stand_in_reason = fetch_dataset(dataset, data_dir)
@@ -203,6 +206,7 @@ def prepare_dataset(
         elif subset is None:
             subset = "test" if is_default(dataset) else ""
         parts, ready_made, notes = find_parts(folder, subset)
+        refuse_own_folder(list(parts.values()))
         keep_apart(list(parts.values()), data_dir)
 
         photos, unreadable = read_photos(
@@ -212,6 +216,7 @@ def prepare_dataset(
             notes=notes,
             progress=progress,
         )
+        check_case(list(photos), data_dir)
         if ready_made and group:
             notes.append(f"group = {group} is not used: train and test come with the data set")
             group = ""
@@ -265,6 +270,43 @@ def prepare_dataset(
         )
         prepared.write_details(data_dir)
     return prepared
+
+
+def refuse_own_folder(folders: list[Path]) -> None:
+    """Raise InputError if class folders lie among this project's own files."""
+    for folder in folders:
+        if folder.resolve() == OWN_FOLDER:
+            raise InputError(
+                f"{folder}: holds files of this project, too, which are no class; move the class "
+                f"folders into a folder of their own and name that: {folder / 'photos'}"
+            )
+
+
+def check_case(names: list[str], data_dir: Path) -> None:
+    """Check that the file system of `data_dir` tells all files and their folders apart.
+
+    Raises:
+        InputError: it does not, as their names differ only in case.
+    """
+    if not folds_case(data_dir):
+        return
+    seen = {}
+    for name in names:
+        path = PurePosixPath(name)
+        # its last parent is "."
+        for part in (path, *path.parents):
+            other = seen.setdefault(str(part).casefold(), str(part))
+            if other != str(part):
+                raise InputError(
+                    f"{other}, {part}: these names differ only in case, and {data_dir} does not "
+                    "tell them apart: rename one"
+                )
+
+
+def folds_case(claimed: Path) -> bool:
+    """Tell whether a folder's file system takes names for the same that differ only in case."""
+    # of the lock that is held
+    return (claimed / ".LOCK").exists()
 
 
 class Relations(NamedTuple):
@@ -501,11 +543,18 @@ def check_held(folder: Path, wanted: dict[str, str]) -> dict[str, str]:
             if target not in wanted and not is_image(path):
                 continue
             held[target] = digest_of(path.read_bytes())
-            if held[target] != known.get(target):
+            # where split.json is lost, what is wanted there is as good as known
+            if held[target] in (known.get(target), wanted.get(target)):
+                continue
+            if not known:
                 raise InputError(
-                    f"{path}: not put there by this notebook, or changed since; "
-                    "move it away or choose another data_dir"
+                    f"{path}: not put there by this notebook, or split.json beside {part}/ is "
+                    "lost, which told so; move train/ and test/ away or choose another data_dir"
                 )
+            raise InputError(
+                f"{path}: not put there by this notebook, or changed since; "
+                "move it away or choose another data_dir"
+            )
     return held
 
 

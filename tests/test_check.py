@@ -314,3 +314,55 @@ def test_report_of_many_classes_counts_some_and_names_how_many_more(tmp_path, da
     *_, train, test = str(prepare_dataset(str(source), data, train_ratio=0.5)).splitlines()
     assert train.endswith("1 species_29, and 3 classes more")
     assert test.startswith("test: 1 species_00, 1 species_01, ")
+
+
+@pytest.mark.parametrize("folder", ["cats", "cats/search"])
+def test_pooled_parts_keep_files_of_one_name_however_long(tmp_path, data, folder):
+    name = "long-search-term-" * 20
+    for number, part in enumerate(("train", "test")):
+        source = make_pool(tmp_path / "set" / part, 3, base=50 * number)
+        for kind in ("é", "e"):
+            save_photo(source / folder / f"{name[:248]}{kind}.png", 20 + 50 * number + ord(kind))
+    prepared = prepare_dataset(str(tmp_path / "set"), data, subset="train,test", train_ratio=0.5)
+    contents = [*tree(data / "train").values(), *tree(data / "test").values()]
+    assert sorted(contents) == sorted(tree(tmp_path / "set").values())
+    # the same names the next time
+    assert (
+        prepare_dataset(str(tmp_path / "set"), data, subset="train,test", train_ratio=0.5)
+        == prepared
+    )
+
+
+@pytest.mark.parametrize("other", ["Cats/9.jpg", "cats/0.JPG", "cats/Sub/9.jpg"])
+def test_names_that_differ_only_in_case_are_refused_where_that_makes_one_file(
+    small_pool, data, monkeypatch, other
+):
+    for number in range(2):
+        save_photo(small_pool / "cats" / "sub" / f"{number}.jpg", 50 + number)
+        save_photo((small_pool / other).with_stem(f"{Path(other).stem}{number}"), 60 + number)
+    save_photo(small_pool / other, 70)
+    prepare_dataset(str(small_pool), data, train_ratio=0.5)
+    shutil.rmtree(data)
+    monkeypatch.setattr("data.prepare.folds_case", lambda folder: True)
+    with fails(f"these names differ only in case, and {data} does not tell them apart: rename"):
+        prepare_dataset(str(small_pool), data, train_ratio=0.5)
+    assert tree(data).keys() <= {".lock"}
+
+
+def test_class_folders_among_the_files_of_the_project_are_refused_with_the_cure(
+    small_pool, data, monkeypatch
+):
+    monkeypatch.setattr("data.prepare.OWN_FOLDER", small_pool.resolve())
+    for data_dir in (small_pool, data):
+        with fails(f"{small_pool}: holds files of this project.*name that: {small_pool}/photos"):
+            prepare_dataset(str(small_pool), data_dir)
+
+
+def test_lost_split_json_is_written_again_where_the_split_is_the_same(small_pool, data):
+    prepare_dataset(str(small_pool), data, train_ratio=0.5)
+    before = tree(data)
+    (data / "split.json").unlink()
+    with fails("or split.json beside t.* is lost, which told so; move train/ and test/ away"):
+        prepare_dataset(str(small_pool), data, train_ratio=0.5, seed=7)
+    prepare_dataset(str(small_pool), data, train_ratio=0.5)
+    assert tree(data) == before

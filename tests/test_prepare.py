@@ -235,8 +235,9 @@ def test_what_lies_in_the_way_survives(small_pool, data):
     memory = (data / "split.json").read_bytes()
     for damaged in ("[]", "null", "{", '{"train/cats/0.jpg": 3}', "\0"):
         (data / "split.json").write_text(damaged)
-        refused("not put there by this", small_pool, data)
-    (data / "split.json").write_bytes(memory)
+        refused("not put there by this notebook, or", small_pool, data, seed=7)
+        prepare(small_pool, data)
+        assert (data / "split.json").read_bytes() == memory
     save_photo(next(data.glob("train/cats/*")), 2)
     refused("changed since; move it away or choose another data_dir", small_pool, data, seed=7)
     shutil.rmtree(data)
