@@ -1,6 +1,7 @@
 """Files: written whole or not at all, one run at a time in a folder, lines safe to print."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -9,7 +10,12 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+# what `flock` says on network file systems that have no locks
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+SOFT_LOCK = ".softlock"
 
 
 class InputError(ValueError):
@@ -76,20 +82,36 @@ def claim(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # a singleton: this process may claim a folder again while it holds it
-        lock = FileLock(folder / ".lock", is_singleton=True)
-        lock.acquire(timeout=0)
-    except Timeout:
+        lock = lock_folder(folder)
+    except Timeout as error:
         cure = "wait, shut its kernel down or choose another folder"
+        if Path(error.lock_file).name == SOFT_LOCK:
+            cure = f"{cure}; if no run is, delete {error.lock_file}"
         raise InputError(f"{folder}: another run is using it: {cure}") from None
     except OSError as error:
         raise cannot_be_written(folder, error) from error
     try:
         yield
     finally:
+        # The file stays: one run could hold a deleted file, and the next a new one.
         lock.release()
-        if not lock.is_locked:
-            Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def lock_folder(folder: Path) -> BaseFileLock:
+    """Lock a folder, or raise filelock's `Timeout` at once if another process holds it.
+
+    The locks are singletons, so that this process may lock a folder again while it holds it.
+    """
+    try:
+        lock = FileLock(folder / ".lock", is_singleton=True)
+        lock.acquire(timeout=0)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        # a file that is there while it is held, and stays after a crash
+        lock = SoftFileLock(folder / SOFT_LOCK, is_singleton=True)
+        lock.acquire(timeout=0)
+    return lock
 
 
 def refuse_case_twins(names: Iterable[str], folder: Path) -> None:

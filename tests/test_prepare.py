@@ -206,7 +206,7 @@ def test_repeats_test_disjoint_folds_of_the_stated_size_then_reshuffled_ones(rat
 def test_second_call_copies_nothing_and_other_files_survive_another_data_set(small_pool, data):
     before, first = tree(small_pool), prepare(small_pool, data)
     files = {path: path.stat().st_mtime_ns for path in data.glob("t*/*/*")}
-    assert set(data.rglob("*.*")) == {data / "split.json", *files}
+    assert set(data.rglob("*.*")) == {data / ".lock", data / "split.json", *files}
     missing, *others = files
     missing.unlink()
     assert prepare(small_pool, data) == first
