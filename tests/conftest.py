@@ -203,6 +203,9 @@ def run_script(*arguments, encoding="utf-8", **environ) -> subprocess.CompletedP
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Return {relative path: bytes} of every file below `folder`."""
-    files = (path for path in Path(folder).rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    """Return {relative path: bytes} of every file below `folder`, but for locks."""
+    content = {}
+    for path in Path(folder).rglob("*"):
+        if path.is_file() and path.name != ".lock":
+            content[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return content
