@@ -10,9 +10,10 @@ what was put there: a rerun copies only what is missing, and other files are nev
 
 import argparse
 import contextlib
+import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
@@ -63,6 +64,17 @@ MOST_CLASSES = 30
 # matches what the names of a series (`find_series`) open with
 SERIES_GROUP = r"(.*\D)\d+"
 CURE = "drop_duplicates=false or --keep-duplicates uses every photo where it lies"
+
+
+class MadeHere(NamedTuple):
+    """What this process made a folder's split of, and the digest of the split."""
+
+    settings: dict[str, object]
+    digest: str
+
+
+# {folder: MadeHere} of all splits that this process made
+MADE_HERE: dict[Path, MadeHere] = {}
 
 
 @dataclass
@@ -195,6 +207,15 @@ def prepare_dataset(
     check_setting("seed", seed)
     check_setting("repeats", repeats)
     data_dir = Path(expand(data_dir))
+    settings = {
+        "dataset": dataset,
+        "subset": subset,
+        "train_ratio": train_ratio,
+        "seed": seed,
+        "repeats": repeats,
+        "drop_duplicates": drop_duplicates,
+        "group": group,
+    }
     if Path(expand(dataset)).resolve() == data_dir.resolve():
         refuse_own_folder([data_dir])
     keep_apart([Path(expand(dataset))], data_dir)
@@ -269,6 +290,8 @@ def prepare_dataset(
             notes=notes,
         )
         prepared.write_details(data_dir)
+    for folder in folders:
+        MADE_HERE[folder.resolve()] = MadeHere(settings, digest_split(folder))
     return prepared
 
 
@@ -587,6 +610,37 @@ def copy_photo(photo: Photo, target: Path) -> None:
     if digest_of(content) != photo.digest:
         raise InputError(f"{photo.file}: changed while it was being used; run this again")
     write_whole(target, content)
+
+
+def check_prepared(folder: Path, settings: Mapping[str, object]) -> None:
+    """Raise InputError where a folder is not what this process made of the settings.
+
+    The settings may have been edited since, or another notebook may have prepared other photos in
+    the same place. A folder that this process did not make is not judged.
+    """
+    made = MADE_HERE.get(folder.resolve())
+    if made is None:
+        return
+    for name, value in made.settings.items():
+        if name in settings and settings[name] != value:
+            raise InputError(
+                f"{name} changed since section 3, from {value!r} to {settings[name]!r}: run from "
+                "there"
+            )
+    if digest_split(folder) != made.digest:
+        raise InputError(
+            f"{folder}: holds other photos than section 3 prepared, perhaps of another notebook: "
+            "run from there, or choose another data_dir"
+        )
+
+
+def digest_split(folder: Path) -> str:
+    """Return the digest of what a folder remembers of its split; "" if there is nothing."""
+    try:
+        content = (folder / MEMORY).read_bytes()
+    except OSError:
+        return ""
+    return hashlib.sha256(content).hexdigest()
 
 
 def count_images(folder: str | Path) -> dict[str, int]:

@@ -1,5 +1,8 @@
 """From a folder to batches: what is decoded, in which order it is shown, in which precision."""
 
+import errno
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -174,12 +177,46 @@ def test_precision_is_the_lowest_that_the_device_does_not_only_emulate(monkeypat
         assert devices.fast_dtype(torch.device("cpu")) == expected
 
 
-def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
-    for available, kind in ((True, "cuda"), (False, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
-        assert devices.choose_device("auto").type == kind
-        assert ("cuda" in devices.list_devices()) == available
-    assert devices.choose_device("cpu").type == "cpu"
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen", "names"),
+    [
+        (True, True, "cuda", ["auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps"]),
+        (False, True, "mps", ["auto", "cpu", "mps"]),
+        (False, False, "cpu", ["auto", "cpu"]),
+    ],
+)
+def test_auto_takes_cuda_then_mps_then_the_cpu(monkeypatch, cuda, mps, chosen, names):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert devices.choose_device("auto").type == chosen
+    assert devices.choose_device("cuda:1") == torch.device("cuda", 1)
+    assert devices.list_devices() == names
+
+
+def test_on_mps_it_computes_in_float32():
+    assert devices.fast_dtype(torch.device("mps")) == torch.float32
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="files are allocated on POSIX only")
+def test_a_disk_without_room_for_the_decoded_images_is_one_line(shades, monkeypatch):
+    def posix_fallocate(file, start, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", posix_fallocate)
+    with fails(r"no room for 0 MB of decoded images: lower image_size, or choose another data_dir"):
+        load_dataset(shades, 16)
+
+
+def test_where_files_cannot_be_mapped_images_are_held_in_memory(shades, monkeypatch, capsys):
+    expected = greys_of(load_dataset(shades, 16))
+
+    def memmap(*arguments, **options):
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(np, "memmap", memmap)
+    assert greys_of(load_dataset(shades, 16)) == expected
+    assert "cannot be mapped into memory" in capsys.readouterr().out
 
 
 def test_a_lack_of_memory_is_one_line_and_another_error_is_not_hidden():

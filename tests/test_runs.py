@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import fails, make_pool, save_photo, tree
+from conftest import fails, make_pool, run_script, save_photo, tree
 from filelock import FileLock
 from torch import nn
 
@@ -155,7 +155,8 @@ def split(tmp_path_factory):
     augment_folder(
         folder / "data" / "train", folder / "data" / "train_aug", copies=2, seed=7, workers=1
     )
-    return folder / "data"
+    # where it is not known to this process, any settings may be tried on it
+    return shutil.copytree(folder / "data", folder / "copy")
 
 
 @pytest.fixture
@@ -163,6 +164,7 @@ def experiment(small, split, tmp_path):
     """Make the runs of some arms as the training cell does, in results of their own."""
     settings = {"seed": 7, "copies": 2, "image_size": 32, "batch_size": 8, "num_epochs": 2}
     settings |= {"learning_rate": 0.01, "model": "resnet18", "device": "cpu"}
+    settings |= {"arms": ",".join([*ARMS, "own"]), "repeats": 2}
     results = tmp_path / "results"
 
     def make_runs(*arms, seeds=(7,), folder=split, **changes):
@@ -323,6 +325,41 @@ def test_an_error_of_the_readers_own_keeps_its_traceback(small, experiment):
         experiment("original")
 
 
+def prepare(folder, pool, repeats=1):
+    """Prepare a pool in this process, with its copies; return the settings that did it."""
+    settings = {"dataset": str(pool), "subset": "", "seed": 7, "repeats": repeats}
+    prepared = prepare_dataset(data_dir=folder, train_ratio=0.7, **settings)
+    for split in prepared.folders:
+        augment_folder(split / "train", split / "train_aug", copies=2, seed=7, workers=1)
+    return settings
+
+
+def test_settings_that_changed_since_the_photos_were_prepared_are_one_line(experiment, tmp_path):
+    folder = tmp_path / "data"
+    settings = prepare(folder, make_pool(tmp_path / "pool", 10))
+    experiment("original", folder=folder, **settings)
+    with fails("repeats changed since section 3, from 1 to 5: run from there"):
+        experiment("original", folder=folder, **settings | {"repeats": 5})
+    with fails("the settings changed since the runs were listed: run from section 3 on"):
+        experiment("original", folder=folder, arms="mixed", **settings)
+
+
+def test_photos_that_another_notebook_prepared_meanwhile_are_not_trained_on(experiment, tmp_path):
+    folder = tmp_path / "data"
+    settings = prepare(folder, make_pool(tmp_path / "pool", 10))
+    script = "import sys; from data.prepare import prepare_dataset; prepare_dataset(*sys.argv[1:])"
+    other = make_pool(tmp_path / "other", 10, base=300)
+    assert run_script("-c", script, other, folder, "").returncode == 0
+    with fails("data: holds other photos than section 3 prepared, perhaps of another notebook"):
+        experiment("original", folder=folder, **settings)
+
+
+def test_what_is_recorded_is_what_was_trained_with(experiment):
+    (run,) = experiment("original", num_epochs=3)
+    assert run["config"]["num_epochs"] == 3
+    assert run["config"]["device"] == "cpu"
+
+
 def test_two_notebooks_in_one_folder_are_refused(experiment, tmp_path):
     (tmp_path / "results").mkdir()
     lock = FileLock(tmp_path / "results" / ".lock")
@@ -430,13 +467,14 @@ def make_finished(**changes):
         "network": {"class": "ResNet", "weights": 10},
         "scores": {"accuracy": 2 / 3},
         "train_accuracy": 0.75,
+        "config": {"num_epochs": 1},
     }
     return run | changes
 
 
 def test_results_are_a_row_for_each_test_and_what_each_run_scored(tmp_path):
     scores = {"accuracy": np.float64(0.5), "auc": float("nan"), "gain": float("inf"), "hits": 2}
-    about = {"environment": {"device": "cpu"}, "config": {"seed": 7}}
+    about = {"environment": {"device": "cpu"}}
     finished = [make_finished(), make_finished(seed=8, scores=scores)]
     table = runs.save_results(tmp_path, about, finished, given_up={"mixed": "why"})
     with open(tmp_path / "predictions.csv", newline="") as file:
@@ -462,6 +500,7 @@ def test_results_are_a_row_for_each_test_and_what_each_run_scored(tmp_path):
         "network": {"class": "ResNet", "weights": 10},
     }
     assert metrics["failed"] == {"mixed": "why"}
+    assert metrics["config"] == {"num_epochs": 1}
     assert "torch==" in (tmp_path / "versions.txt").read_text()
     assert "environment" not in about["environment"]
 

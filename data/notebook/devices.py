@@ -15,16 +15,30 @@ def list_devices() -> list[str]:
     names = ["auto", "cpu"]
     if torch.cuda.is_available():
         names.append("cuda")
+        names.extend(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+    if torch.backends.mps.is_available():
+        names.append("mps")
     return names
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name; "auto" is CUDA where there is one, else the CPU."""
+    """Return the device of a name; "auto" takes CUDA, then Apple's mps, then the CPU."""
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
     return torch.device("cpu")
+
+
+def move_to(model: torch.nn.Module, name: str) -> torch.nn.Module:
+    """Move a model to the device of a name, in place; return it."""
+    device = choose_device(name)
+    if device.type == "mps":
+        # channels last is not known to work there
+        model.to(memory_format=torch.contiguous_format)
+    return model.to(device)
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -34,6 +48,9 @@ def fast_dtype(device: torch.device) -> torch.dtype:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16
         return torch.float16
+    if device.type != "cpu":
+        # of mps nothing else is known to train well
+        return torch.float32
     # older versions of torch cannot tell
     get_capabilities = getattr(torch.cpu, "get_capabilities", dict)
     features = get_capabilities()

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
@@ -18,11 +19,25 @@ from data.files import one_line, write_whole
 from data.images import find_images, load_image
 from data.notebook.statistics import pair_tests
 
-# a font need not have every emoji of a class's name
-warnings.filterwarnings("ignore", message="Glyph .* missing")
+# fonts that have Chinese, Japanese and Korean characters, on one system or another
+FURTHER_FONTS = [
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Apple SD Gothic Neo",
+    "Arial Unicode MS",
+]
+INSTALLED = {font.name for font in font_manager.fontManager.ttflist}
 
 plt.rcParams.update(
     {
+        # where the first has no glyph, the next is tried
+        "font.family": ["DejaVu Sans", *(name for name in FURTHER_FONTS if name in INSTALLED)],
         "figure.constrained_layout.use": True,
         "figure.constrained_layout.h_pad": 0.1,
         # class names may hold a $
@@ -42,6 +57,8 @@ FURTHER_COLOURS = ["#56B4E9", "#E69F00", "#000000", "#F0E442"]
 # more classes than these are not written out
 MOST_BARS = 12
 MOST_CELLS = 20
+# and with more than these no class is named at its place
+MOST_LABELS = 40
 
 
 def colour_of(arm: str) -> str:
@@ -55,12 +72,18 @@ def colour_of(arm: str) -> str:
 def save_figure(figure: Figure, path: Path, kind: str = "png") -> None:
     """Keep a figure as a PNG file and, in a notebook, show it as `kind`, png or jpeg."""
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=150)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", message="Glyph .* missing")
+        figure.savefig(picture, dpi=150)
+    if caught:
+        print(f"{path.name}: no installed font has all its characters; Noto Sans CJK has most")
     write_whole(path, picture.getbuffer())
     ipython = sys.modules.get("IPython")
     if ipython is not None and ipython.get_ipython() is not None:
         shown = io.BytesIO()
-        figure.savefig(shown, format=kind, dpi=90)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            figure.savefig(shown, format=kind, dpi=90)
         ipython.display.display(ipython.display.Image(shown.getvalue()))
     plt.close(figure)
 
@@ -212,6 +235,12 @@ def plot_confusion(predictions: pd.DataFrame, classes: list[str]) -> Figure:
         matrices[arm] = confusion_matrix(tests["label"], tests["prediction"], labels=classes)
     most = max(matrix.max() for matrix in matrices.values())
     for axis, (arm, matrix) in zip(axes[0], matrices.items(), strict=True):
+        axis.set_title(arm)
+        if len(classes) > MOST_LABELS:
+            axis.imshow(matrix, cmap="Blues", vmin=0, vmax=most)
+            axis.set(xticks=[], yticks=[], ylabel="True label")
+            axis.set_xlabel(list_confusions(matrix, names), fontsize=7, loc="left")
+            continue
         display = ConfusionMatrixDisplay(matrix, display_labels=names)
         display.plot(
             ax=axis,
@@ -220,11 +249,26 @@ def plot_confusion(predictions: pd.DataFrame, classes: list[str]) -> Figure:
             colorbar=False,
             im_kw={"vmin": 0, "vmax": most},
         )
-        axis.set_title(arm)
         if len(classes) > 4:
             axis.tick_params("x", rotation=90)
     figure.suptitle("What the networks said, on one scale of colours", fontsize=11)
     return figure
+
+
+def list_confusions(matrix: np.ndarray, names: Sequence[str], count: int = 8) -> str:
+    """Return the most frequent confusions, a line each: cats, called dogs: 3.
+
+    Args:
+        matrix: (classes, classes), a row per true class.
+    """
+    mistakes = matrix.copy()
+    np.fill_diagonal(mistakes, 0)
+    most_first = np.argsort(-mistakes, axis=None, kind="stable")[:count]
+    lines = ["Predicted label; most frequent mistakes:"]
+    for label, answer in zip(*np.unravel_index(most_first, mistakes.shape), strict=True):
+        if mistakes[label, answer] > 0:
+            lines.append(f"{names[label]}, called {names[answer]}: {mistakes[label, answer]}")
+    return "\n".join(lines)
 
 
 def plot_gains(predictions: pd.DataFrame, comparisons: Sequence[dict], chance: float) -> Figure:

@@ -1,6 +1,8 @@
 """From a folder with one folder per class to batches for a network."""
 
+import errno
 import math
+import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from data.files import InputError
 from data.images import is_image, load_image
 from data.prepare import count_images
 
@@ -130,8 +133,7 @@ def decode_files(files: list[Path], image_size: int, workspace: Path) -> np.ndar
     for. The file has no name, and goes with the array.
     """
     shape = (len(files), image_size, image_size, 3)
-    with tempfile.TemporaryFile(dir=workspace) as file:
-        pixels = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
+    pixels = make_room(shape, workspace)
     # Pillow decodes outside Python's lock
     with ThreadPoolExecutor() as threads:
         decoded = threads.map(lambda file: decode_image(file, image_size), files)
@@ -140,13 +142,43 @@ def decode_files(files: list[Path], image_size: int, workspace: Path) -> np.ndar
     return pixels
 
 
+def make_room(shape: tuple[int, ...], workspace: Path) -> np.ndarray:
+    """Return an empty uint8 array in a file without a name, mapped into memory.
+
+    Where the file system cannot be mapped, it lies in memory itself.
+
+    Raises:
+        InputError: there is no room on the disk.
+    """
+    size = math.prod(shape)
+    with tempfile.TemporaryFile(dir=workspace) as file:
+        # a file with holes would fail later, at the first write into one, without a message
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    raise InputError(
+                        f"{workspace}: no room for {size / 1e6:.0f} MB of decoded images: lower "
+                        "image_size, or choose another data_dir"
+                    ) from error
+        try:
+            return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
+        except OSError:
+            print(f"{workspace} cannot be mapped into memory: {size / 1e6:.0f} MB are held there")
+            return np.empty(shape, dtype=np.uint8)
+
+
 def normalize(images: torch.Tensor) -> torch.Tensor:
     """Return images (B, 3, H, W) uint8 as float32, normalised by ImageNet's mean and deviation.
 
-    That is a convention; no weights of ImageNet are used. The result lies channels last in memory.
+    That is a convention; no weights of ImageNet are used. The result lies channels last in memory,
+    but on mps, where that is not known to work.
     """
     scaled = v2.functional.to_dtype(images, torch.float32, scale=True)
     normalized = v2.functional.normalize(scaled, MEAN, STD)
+    if images.device.type == "mps":
+        return normalized
     return normalized.contiguous(memory_format=torch.channels_last)
 
 

@@ -26,7 +26,7 @@ from data.check import find_test_photos
 from data.files import InputError, claim, write_whole
 from data.notebook.devices import choose_device, memory_for_training, name_precision
 from data.notebook.recall import digest_images, key_of_run
-from data.prepare import count_images
+from data.prepare import check_prepared, count_images
 from data.workers import cluster
 
 # a state of ResNet-50 with Adam is 282 MB
@@ -103,18 +103,22 @@ class Checkpoint:
         return None
 
 
-def read_generators() -> list[torch.Tensor]:
+def read_generators() -> dict:
     """Return the states of torch's random generators, from which dropout draws."""
-    states = [torch.get_rng_state()]
+    states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        states.extend(torch.cuda.get_rng_state_all())
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
     return states
 
 
-def restore_generators(states: list[torch.Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state_all(states[1:])
+def restore_generators(states: dict) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    if "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
 
 
 def save_tensors(path: Path, content: object) -> None:
@@ -230,7 +234,12 @@ def run_all(
         InputError: an arm's pictures cannot be used, or none of the arms can be trained.
     """
     arms = run_arm.__globals__["ARMS"]
+    recorded = vars(config)
+    # a cluster's workers have a working directory of their own
+    jobs = [{**job, "folder": job["folder"].resolve()} for job in jobs]
     for job in jobs:
+        check_prepared(job["folder"], recorded)
+        check_job(job, config)
         check_copies(job["folder"], config.copies)
         check_pictures(job["arm"], arms[job["arm"]], job["folder"])
     # the workers of a cluster compute as this notebook does
@@ -268,9 +277,17 @@ def run_all(
                 given_up.add(run["arm"])
                 # of an earlier run
                 (results / f"{run['arm']}.pt").unlink(missing_ok=True)
-            yield run
+            yield {**run, "config": recorded}
     if given_up == {job["arm"] for job in jobs}:
         raise InputError("no arm could be trained")
+
+
+def check_job(job: dict, config: SimpleNamespace) -> None:
+    """Raise InputError where a run was listed under settings that have changed since."""
+    last_seed = config.seed + config.repeats - 1
+    if job["arm"] in config.arms.split(",") and config.seed <= job["seed"] <= last_seed:
+        return
+    raise InputError("the settings changed since the runs were listed: run from section 3 on")
 
 
 def find_folders(plan: dict, folder: Path) -> list[str]:
@@ -462,7 +479,7 @@ def save_results(
     """Write metrics.json and predictions.csv; return the predictions as a table.
 
     Args:
-        about: what metrics.json says of data set, settings and environment.
+        about: what metrics.json says of data set and environment.
         runs: one at least, with their "scores" and "train_accuracy".
         summaries: {arm: {score: {"mean", "low", "high"}}}.
         baselines: likewise, of what networks are compared with.
@@ -479,6 +496,8 @@ def save_results(
     table = predictions.to_csv(index=False, lineterminator="\n")
     metrics = {
         **about,
+        # those that were trained with, should the settings' cell have been edited since
+        "config": runs[0]["config"],
         "environment": environment,
         "arms": arms,
         "comparison": list(comparisons),
