@@ -163,7 +163,7 @@ def check_classes(parts: dict[str, Path], found: dict[str, dict[str, list[Path]]
         if not all(label in images for images in found.values()):
             lacking.append(label)
     if lacking:
-        raise InputError(f"{source}: {', '.join(lacking)}: not in both {' and '.join(parts)}")
+        raise InputError(f"{source}: {name_some(lacking)}: not in both {' and '.join(parts)}")
     pictures = [label for label in classes if label.lower() in IMAGE_FOLDERS]
     masks = [label for label in classes if label.lower() in MASK_FOLDERS]
     if pictures and masks:
@@ -592,15 +592,11 @@ def link_groups(names: list[str], group: str) -> list[tuple[int, int]]:
             stands alone. "": no photos are linked.
 
     Raises:
-        InputError: not a regular expression, or one that matches no name, or all of a class alike.
+        InputError: as `compile_group`, or it matches no name, or all of a class alike.
     """
     if not group:
         return []
-    setting = f"group = {group}"
-    try:
-        pattern = re.compile(group)
-    except re.error as error:
-        raise InputError(f"{setting}: not a regular expression, {error}") from error
+    pattern = compile_group(group)
     links = []
     first_with = {}
     keys_of_class = {}
@@ -614,14 +610,22 @@ def link_groups(names: list[str], group: str) -> list[tuple[int, int]]:
         label = name.split("/")[0]
         keys_of_class.setdefault(label, set()).add(key)
     if not links:
-        raise InputError(f"{setting}: matches no class/file, such as {names[0]}")
+        raise InputError(f"group = {group}: matches no class/file, such as {names[0]}")
     for label, keys in keys_of_class.items():
         if len(keys) == 1 and keys <= first_with.keys():
             raise InputError(
-                f"{setting}: matches all photos of class {label} alike ({min(keys)}), "
+                f"group = {group}: matches all photos of class {label} alike ({min(keys)}), "
                 "so that they cannot be split"
             )
     return links
+
+
+def compile_group(group: str) -> re.Pattern:
+    """Return the setting `group` as a pattern; raise InputError if it is no regular expression."""
+    try:
+        return re.compile(group)
+    except re.error as error:
+        raise InputError(f"group = {group}: not a regular expression, {error}") from error
 
 
 def match_group(pattern: re.Pattern, name: str) -> str | None:
@@ -634,12 +638,14 @@ def match_group(pattern: re.Pattern, name: str) -> str | None:
     return match[0]
 
 
-def find_series(names: list[str]) -> dict[str, int]:
+def find_series(photos: dict[str, Photo]) -> dict[str, int]:
     """Return {what the names of a series open with: how many}, {} where they hold few series.
 
     Such names end in a number behind another one: `clip3_007`. They count as series if at least
-    half of the photos are in one of three or more, several series to a class.
+    half of the photos are in one of three or more, several series to a class. Augmented copies,
+    whose names are such, too, are not asked.
     """
+    names = [name for name, photo in photos.items() if not photo.origin]
     sizes = Counter()
     for name in names:
         opening = match_group(SERIES, name)

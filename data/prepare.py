@@ -26,6 +26,7 @@ from tqdm import tqdm
 from data.check import (
     Photo,
     Progress,
+    compile_group,
     contradict,
     digest_of,
     find_duplicates,
@@ -206,6 +207,8 @@ def prepare_dataset(
     check_setting("train_ratio", train_ratio)
     check_setting("seed", seed)
     check_setting("repeats", repeats)
+    # before anything is read, which may take long
+    compile_group(group)
     data_dir = Path(expand(data_dir))
     settings = {
         "dataset": dataset,
@@ -249,7 +252,7 @@ def prepare_dataset(
             progress=progress,
         )
         if not ready_made and not group:
-            notes.extend(describe_series(list(photos)))
+            notes.extend(describe_series(photos))
         if drop_duplicates:
             photos = without_conflicts(photos, relations.conflicts)
 
@@ -377,9 +380,9 @@ def relate_photos(
     return Relations(duplicates=duplicates, conflicts=conflicts, groups=groups)
 
 
-def describe_series(names: list[str]) -> list[str]:
+def describe_series(photos: dict[str, Photo]) -> list[str]:
     """Return a line if the names of a pool look like series that a split would divide."""
-    series = find_series(names)
+    series = find_series(photos)
     if not series:
         return []
     opening = next(iter(series))

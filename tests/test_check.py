@@ -366,3 +366,12 @@ def test_lost_split_json_is_written_again_where_the_split_is_the_same(small_pool
         prepare_dataset(str(small_pool), data, train_ratio=0.5, seed=7)
     prepare_dataset(str(small_pool), data, train_ratio=0.5)
     assert tree(data) == before
+
+
+def test_copies_that_augment_makes_are_no_series_though_their_names_look_like_it(small_pool, data):
+    mixed = small_pool.with_name("mixed")
+    augment_folder(small_pool, mixed, workers=1)
+    shutil.copytree(small_pool, mixed, dirs_exist_ok=True)
+    copies, *others = prepare_dataset(str(mixed), data, train_ratio=0.5).notes
+    assert copies == "36 copies made by augment.py: each stays on the side of its photo"
+    assert not [note for note in others if "series" in note]
