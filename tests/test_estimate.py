@@ -195,9 +195,15 @@ def section_8(notebook):
     (cell,) = [source for source in CODE if source.startswith("comparisons = []")]
 
     def run_cell(predictions):
+        trained_arms = list(predictions["arm"].unique())
         state = dict.fromkeys(("results", "about", "finished", "given_up"))
-        state |= {"predictions": predictions, "summaries": list(predictions["arm"].unique())}
-        state |= {"save_results": lambda *_: None, "display": lambda table: None}
+        state |= {
+            "predictions": predictions,
+            "trained_arms": trained_arms,
+            "summaries": dict.fromkeys([*trained_arms, *notebook.BASELINES]),
+            "save_results": lambda *_, **__: None,
+            "display": lambda table: None,
+        }
         page = notebook.globals | state
         exec(compile(cell, "section 8", "exec"), page)
         return page["comparisons"]

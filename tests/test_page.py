@@ -84,7 +84,7 @@ def test_opened_alone_in_colab_it_asks_for_one_zip_and_goes_on(first_cell, tmp_p
     monkeypatch.setitem(sys.modules, "google.colab", colab)
     known = {"augly": None, "captum": 1, "imagehash": None}
     monkeypatch.setattr("importlib.util.find_spec", known.get)
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "augly", "imagehash"]
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "augly", "imagehash", "pi_heif"]
     assert first_cell() == [install]  # what is there is not installed again
     folder = tmp_path / "elsewhere" / "project-main"
     assert Path.cwd() == folder and sys.path[0] == str(folder)
