@@ -17,6 +17,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
 from data.files import one_line, write_whole
 from data.images import find_images, load_image
+from data.notebook.loader import decode_image
 from data.notebook.statistics import pair_tests
 
 # fonts that have Chinese, Japanese and Korean characters, on one system or another
@@ -116,7 +117,7 @@ def plot_photos(folder: Path, most_classes: int = 6, most_photos: int = 8) -> Fi
     rows = []
     for files in by_class.values():
         shown = files[: min(most_photos, fewest)]
-        squares = [np.asarray(load_image(file)[1].resize((96, 96))) for file in shown]
+        squares = [decode_image(file, 96) for file in shown]
         rows.append(np.hstack(squares))
     figure, axes = make_axes(size=(10, 1.3 * len(rows)))
     axis = axes[0, 0]
@@ -156,11 +157,13 @@ def plot_grid(rows: dict[str, dict], title: str, height: float = 1.7) -> Figure:
         height: of a row, in inches.
     """
     columns = max(len(row["images"]) for row in rows.values())
-    figure, axes = make_axes(len(rows), columns, size=(10, height * len(rows)))
+    size = (10, height * len(rows))
+    figure, axes = make_axes(len(rows), columns, size)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], frame_on=False)
     for line, (label, row) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel("\n".join(one_line(part)[:24] for part in label.split("\n")))
+        parts = [one_line(part)[:24] for part in label.split("\n")]
+        line[0].set_ylabel("\n".join(parts))
         images = row["images"]
         if isinstance(images, torch.Tensor):
             images = images.permute(0, 2, 3, 1).numpy()
@@ -189,10 +192,8 @@ def plot_copies(folder: Path, photos: int = 3, most_copies: int = 4) -> Figure:
             names = [operation["name"] for operation in json.loads(operations)]
             captions.append(", ".join(names))
         shown = files[: 1 + most_copies]
-        rows[source] = {
-            "images": [load_image(file)[1] for file in shown],
-            "captions": captions[: 1 + most_copies],
-        }
+        images = [load_image(file)[1] for file in shown]
+        rows[source] = {"images": images, "captions": captions}
     return plot_grid(rows, title=f"{len(rows)} photos and their altered copies", height=2.2)
 
 
@@ -207,7 +208,8 @@ def plot_losses(runs: Sequence[dict], num_classes: int) -> Figure:
     labelled = set()
     for run in runs:
         arm = run["arm"]
-        ends = np.linspace(0, run["steps"], len(run["losses"]) + 1)[1:]
+        epochs = len(run["losses"])
+        ends = np.linspace(0, run["steps"], epochs + 1)[1:]
         label = f"{arm}, {run['steps']} steps"
         if label in labelled:
             label = None
@@ -228,7 +230,8 @@ def plot_confusion(predictions: pd.DataFrame, classes: list[str]) -> Figure:
         predictions: rows of predictions.csv.
     """
     by_arm = dict(list(predictions.groupby("arm", sort=False)))
-    figure, axes = make_axes(columns=len(by_arm), size=(10, 11 / (1 + len(by_arm))))
+    height = 11 / (1 + len(by_arm))
+    figure, axes = make_axes(columns=len(by_arm), size=(10, height))
     names = [one_line(name)[:16] for name in classes]
     matrices = {}
     for arm, tests in by_arm.items():
@@ -265,9 +268,11 @@ def list_confusions(matrix: np.ndarray, names: Sequence[str], count: int = 8) ->
     np.fill_diagonal(mistakes, 0)
     most_first = np.argsort(-mistakes, axis=None, kind="stable")[:count]
     lines = ["Predicted label; most frequent mistakes:"]
-    for label, answer in zip(*np.unravel_index(most_first, mistakes.shape), strict=True):
-        if mistakes[label, answer] > 0:
-            lines.append(f"{names[label]}, called {names[answer]}: {mistakes[label, answer]}")
+    labels, answers = np.unravel_index(most_first, mistakes.shape)
+    for label, answer in zip(labels, answers, strict=True):
+        times = mistakes[label, answer]
+        if times > 0:
+            lines.append(f"{names[label]}, called {names[answer]}: {times}")
     return "\n".join(lines)
 
 
@@ -307,7 +312,7 @@ def plot_gains(predictions: pd.DataFrame, comparisons: Sequence[dict], chance: f
             style = "-" if comparison["runs"] > 2 else ":"
             right.plot(ends, [place + 0.2, place + 0.2], style, color=colour)
     right.axvline(0, color="black", linewidth=1)
-    names = [f"{comparison['a']} →\n{comparison['b']}" for comparison in comparisons]
+    names = [f"{row['a']} →\n{row['b']}" for row in comparisons]
     right.set_yticks(range(len(comparisons)), names)
     right.set(
         xlabel="gain in accuracy, percentage points",
@@ -358,18 +363,17 @@ def plot_heatmaps(
     grey = photos.mean(axis=3)
     compared = [heats[name] for name in captions]
     common = np.max(compared, axis=(0, 2, 3))
-    rows = {"photo": {"images": photos, "captions": [""] * len(photos)}}
+    no_captions = [""] * len(photos)
+    rows = {"photo": {"images": photos, "captions": no_captions}}
     for name, maps in heats.items():
         label = name
         greatest = common
         if name not in captions:
             label = f"{name}:\nown scale"
             greatest = maps.max(axis=(1, 2))
-        rows[label] = {
-            "images": grey,
-            "captions": captions.get(name, [""] * len(photos)),
-            "heats": maps / greatest.clip(1e-12)[:, None, None],
-        }
+        scaled = maps / greatest.clip(1e-12)[:, None, None]
+        own_captions = captions.get(name, no_captions)
+        rows[label] = {"images": grey, "captions": own_captions, "heats": scaled}
     title = (
         "What raised the score of each network's answer\n"
         "(yellow: most on this photo; uncoloured: not at all)"
@@ -384,9 +388,12 @@ def plot_answer(pixels: np.ndarray, heat: np.ndarray, answer: str) -> Figure:
         pixels: (H, W, 3) uint8.
         heat: (H, W), 0 or more.
     """
+    no_heat = np.zeros_like(heat)
+    scaled = heat / max(heat.max(), 1e-12)
+    grey = pixels.mean(axis=2)
     row = {
-        "images": [pixels, pixels.mean(axis=2)],
+        "images": [pixels, grey],
         "captions": ["", answer],
-        "heats": [np.zeros_like(heat), heat / max(heat.max(), 1e-12)],
+        "heats": [no_heat, scaled],
     }
     return plot_grid({"": row}, "What the network says of this photo", height=4)

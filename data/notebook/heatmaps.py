@@ -58,10 +58,12 @@ def choose_photos(
 
 def describe_choice(labels: np.ndarray, probabilities: dict[str, np.ndarray], index: int) -> str:
     """Return why a photo was chosen; arguments as of `choose_photos`, which gave its index."""
-    predicted = [chances[index].argmax() for chances in probabilities.values()]
-    if all(answer == labels[index] for answer in predicted):
+    # (networks, classes)
+    chances = np.array([of_all[index] for of_all in probabilities.values()])
+    right = chances.argmax(axis=1) == labels[index]
+    if right.all():
         return "all networks name it rightly, and of these photos they are surest of it"
-    if all(answer != labels[index] for answer in predicted):
+    if not right.any():
         return "no photo is named rightly by all networks; all name this one wrongly"
     return "no photo is named rightly or wrongly by all networks; they dispute this one"
 
@@ -75,8 +77,8 @@ def choose_mistakes(labels: np.ndarray, probabilities: np.ndarray, count: int = 
     """
     predicted = probabilities.argmax(axis=1)
     surest_first = np.argsort(-probabilities.max(axis=1))
-    mistakes = [index for index in surest_first if predicted[index] != labels[index]]
-    return mistakes[:count]
+    is_wrong = predicted[surest_first] != labels[surest_first]
+    return surest_first[is_wrong][:count].tolist()
 
 
 def describe_answers(
@@ -95,7 +97,8 @@ def describe_answers(
         answer = chances.argmax()
         mark = "✓" if answer == photos.labels[index] else "✗"
         name = one_line(photos.names[answer])[:14]
-        texts.append(f"{photos.paths[index][-20:]}\n{name} {chances.max():.0%} {mark}")
+        file = photos.paths[index][-20:]
+        texts.append(f"{file}\n{name} {chances.max():.0%} {mark}")
     return texts
 
 
@@ -115,27 +118,33 @@ def keep_hottest(images: torch.Tensor, heats: np.ndarray, share: float) -> torch
         heats: (N, H, W), 0 or more.
         share: of the pixels that is kept, from 0 to 1.
     """
-    hottest = heats.max(axis=(1, 2), keepdims=True).clip(1e-12)
-    return _keep_highest(images, heats / hottest, share)
+    return keep_highest(images, scale_heats(heats), share)
 
 
 def keep_coldest(images: torch.Tensor, heats: np.ndarray, share: float) -> torch.Tensor:
     """Return images reduced to the coldest share of their pixels, as `keep_hottest`."""
-    hottest = heats.max(axis=(1, 2), keepdims=True).clip(1e-12)
-    return _keep_highest(images, -heats / hottest, share)
+    return keep_highest(images, -scale_heats(heats), share)
 
 
-def _keep_highest(images: torch.Tensor, ranks: np.ndarray, share: float) -> torch.Tensor:
+KEEP = {"hottest": keep_hottest, "coldest": keep_coldest}
+
+
+def scale_heats(heats: np.ndarray) -> np.ndarray:
+    """Return heats (N, H, W) as shares of the greatest of each image."""
+    greatest = heats.max(axis=(1, 2), keepdims=True)
+    return heats / greatest.clip(1e-12)
+
+
+def keep_highest(images: torch.Tensor, ranks: np.ndarray, share: float) -> torch.Tensor:
+    """Return images reduced to the share of their pixels that have the highest ranks (N, H, W)."""
     tie_breaks = np.random.default_rng(0).random(ranks.shape)
     ranks = ranks + 1e-6 * tie_breaks
     least = np.quantile(ranks, 1 - share, axis=(1, 2), keepdims=True)
     kept = torch.from_numpy(ranks >= least)
     # ImageNet's mean, which normalising turns into zero
     erased = (255 * torch.tensor(MEAN)).round().to(torch.uint8)
-    return torch.where(kept[:, None], images, erased[:, None, None])
-
-
-KEEP = {"hottest": keep_hottest, "coldest": keep_coldest}
+    kept_in_all_channels = kept[:, None]
+    return torch.where(kept_in_all_channels, images, erased[:, None, None])
 
 
 def describe_gap(name: str, gap: Estimate, photos: int) -> str:
@@ -145,10 +154,11 @@ def describe_gap(name: str, gap: Estimate, photos: int) -> str:
         gap: of the true class's probability, the hottest part kept less the coldest kept.
         photos: that it was measured on.
     """
-    known = gap.low is not None
-    interval = f" [{gap.low:+.2f}, {gap.high:+.2f}]" if known else ""
-    measured = f"{name}: {gap.mean:+.2f}{interval} over {photos} photos"
-    if not known or gap.low <= 0 <= gap.high:
+    measured = f"{name}: {gap.mean:+.2f}"
+    if gap.low is None:
+        return f"{measured} on a single photo: not shown to matter which part is kept."
+    measured = f"{measured} [{gap.low:+.2f}, {gap.high:+.2f}] over {photos} photos"
+    if gap.low <= 0 <= gap.high:
         return f"{measured}: not shown to matter which part is kept."
     if gap.mean > 0:
         return f"{measured}: the true class is more probable where the hottest part is kept."
@@ -166,5 +176,7 @@ def describe_edge(name: str, heats: np.ndarray) -> str:
     rows = int(height * EDGE)
     columns = int(width * EDGE)
     outside[rows : height - rows, columns : width - columns] = False
-    heat = heats[:, outside].sum() / max(heats.sum(), 1e-12)
-    return f"{name}: {heat:.0%} of the heat lies in the outer {outside.mean():.0%} of the photos."
+    all_heat = max(heats.sum(), 1e-12)
+    share = heats[:, outside].sum() / all_heat
+    area = outside.mean()
+    return f"{name}: {share:.0%} of the heat lies in the outer {area:.0%} of the photos."
