@@ -534,8 +534,18 @@ def test_files_that_are_no_images_are_named_and_do_not_make_it_fail(small_pool, 
     assert done.returncode == 0
     for file in small_pool.glob("*/*.jpg"):
         file.rename(file.with_suffix(".raw"))
-    with fails("no image in any class folder; 1 file .doc, .*; 12 files .raw, .* convert them"):
+    with fails("no image in any class folder; 12 files .raw, .*: convert them .*; 1 file .doc, "):
         augment_here(small_pool, output)
+
+
+def test_of_many_kinds_of_files_only_the_commonest_are_named_one_by_one(small_pool, output):
+    for number in range(8):
+        (small_pool / "cats" / f"backup.{number}").write_text("no photo")
+    (small_pool / "dogs" / "backup.7").write_text("no photo")
+    report = augment_here(small_pool, output, copies=1)
+    assert len(report.others) == 6
+    assert report.others[0].startswith("2 files .7, ")
+    assert report.others[-1] == "3 files with other endings, which cannot be read here, either"
 
 
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(small_pool, output, capsys, monkeypatch):
