@@ -116,6 +116,8 @@ COPY_SIDE = 512
 LEAST_COPY_SIDE = 32
 # Raise it when the same seed should no longer give the same bytes.
 RECIPE = 1
+# Kinds of files that are no images, named one by one.
+MOST_SUFFIXES = 5
 # Beside the manifest: what made the copies.
 MAKER_FILE = ".maker"
 # This file as it was when it was imported.
@@ -443,7 +445,10 @@ def choose_operations(names: str) -> tuple[str, ...]:
 
 
 def describe_others(source: Path) -> list[str]:
-    """Return a line for each suffix of files in class folders that are no images for Pillow."""
+    """Return a line for each suffix of files in class folders that are no images for Pillow.
+
+    The commonest come first; all beyond `MOST_SUFFIXES` share a line.
+    """
     suffixes = Counter()
     for folder in source.iterdir():
         if not folder.is_dir() or is_hidden(folder.name):
@@ -451,12 +456,16 @@ def describe_others(source: Path) -> list[str]:
         for file in find_files(folder):
             if not is_hidden(file.name) and not is_image(file):
                 suffixes[file.suffix.lower() or "without a suffix"] += 1
+    ranked = sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))
     lines = []
-    for suffix, count in sorted(suffixes.items()):
+    for suffix, count in ranked[:MOST_SUFFIXES]:
         line = f"{count} files {suffix}, which cannot be read here: convert them if they are photos"
         if count == 1:
             line = f"1 file {suffix}, which cannot be read here: convert it if it is a photo"
         lines.append(one_line(line))
+    rest = sum(count for suffix, count in ranked[MOST_SUFFIXES:])
+    if rest:
+        lines.append(f"{rest} files with other endings, which cannot be read here, either")
     return lines
 
 
