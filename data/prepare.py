@@ -92,8 +92,23 @@ class Prepared:
     conflicts: list[tuple[str, str]]
     # what else a reader should know, a line each
     notes: list[str]
+    # of each repeat's split.json, by which its split is known again
+    splits: list[str]
     # file with the four lists where one of them is long; else ""
     details: str = ""
+
+    def check_unchanged(self) -> None:
+        """Check, before the folders are used, that they still hold the splits made here.
+
+        Raises:
+            InputError: another run put other photos there meanwhile.
+        """
+        for folder, split in zip(self.folders, self.splits, strict=True):
+            if digest_memory(folder) != split:
+                raise InputError(
+                    f"{folder}: another run has made another split there since: prepare the data "
+                    "set again, or choose another data_dir for one of the two"
+                )
 
     def summary(self) -> dict:
         """Return what metrics.json says of the data set, but for the counts.
@@ -270,6 +285,7 @@ def prepare_dataset(
             dropped=sorted(set(photos) - used),
             conflicts=relations.conflicts,
             notes=notes,
+            splits=[digest_memory(folder) for folder in folders],
         )
         prepared.write_details(data_dir)
     return prepared
@@ -567,6 +583,14 @@ def read_memory(folder: Path) -> dict[str, str]:
         return dict(json.loads((folder / MEMORY).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}
+
+
+def digest_memory(folder: Path) -> str:
+    """Return the digest of a folder's split.json; "" where there is none."""
+    try:
+        return digest_of((folder / MEMORY).read_bytes())
+    except OSError:
+        return ""
 
 
 def remove_empty_folders(folder: Path) -> None:
