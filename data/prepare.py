@@ -5,11 +5,13 @@
 
 DATASET, a Kaggle handle, a folder or a zip, is only read. The output folder gets train/ and test/
 with a folder per class, repeat_1/ … with those of further repeats, and split.json, which remembers
-what was put there: a rerun copies only what is missing, and other files are never touched.
+what was put there: a rerun copies only what is missing, and other files are never touched. Where
+many photos are duplicates or left out, prepare_details.json lists them all.
 """
 
 import argparse
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -469,10 +471,24 @@ def choose_test(
     num_folds = test_share.denominator
     folds_of_a_test = test_share.numerator
     shuffle, turn = divmod(repeat, num_folds // folds_of_a_test)
-    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed + shuffle)
-    folds = [fold for _, fold in splitter.split(labels, labels, groups)]
+    folds = make_folds(
+        labels=tuple(labels.tolist()),
+        groups=tuple(groups.tolist()),
+        num_folds=num_folds,
+        seed=seed + shuffle,
+    )
     first = turn * folds_of_a_test
     return np.sort(np.concatenate(folds[first : first + folds_of_a_test]))
+
+
+# The repeats of a shuffle share its folds, which take a while for thousands of photos.
+@functools.lru_cache(maxsize=1)
+def make_folds(
+    labels: tuple[int, ...], groups: tuple[int, ...], num_folds: int, seed: int
+) -> list[np.ndarray]:
+    """Return the indices of each fold's images; each class is spread, no group is divided."""
+    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+    return [fold for _, fold in splitter.split(labels, labels, groups)]
 
 
 def plan_split(
