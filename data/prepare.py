@@ -5,11 +5,13 @@
 
 DATASET, a Kaggle handle, a folder or a zip, is only read. The output folder gets train/ and test/
 with a folder per class, repeat_1/ … with those of further repeats, and split.json, which remembers
-what was put there: a rerun copies only what is missing, and other files are never touched.
+what was put there: a rerun copies only what is missing, and other files are never touched. Where
+many photos are duplicates or left out, prepare_details.json lists them all.
 """
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import sys
@@ -104,8 +106,23 @@ class Prepared:
     conflicts: list[tuple[str, str]]
     # what else a reader should know, a line each
     notes: list[str]
+    # of each repeat's split.json, by which its split is known again
+    splits: list[str]
     # file with the four lists where one of them is long; else ""
     details: str = ""
+
+    def check_unchanged(self) -> None:
+        """Check, before the folders are used, that they still hold the splits made here.
+
+        Raises:
+            InputError: another run put other photos there meanwhile.
+        """
+        for folder, split in zip(self.folders, self.splits, strict=True):
+            if digest_memory(folder) != split:
+                raise InputError(
+                    f"{folder}: another run has made another split there since: prepare the data "
+                    "set again, or choose another data_dir for one of the two"
+                )
 
     def summary(self) -> dict:
         """Return what metrics.json says of the data set, but for the counts.
@@ -291,6 +308,7 @@ def prepare_dataset(
             dropped=sorted(set(photos) - used),
             conflicts=relations.conflicts,
             notes=notes,
+            splits=[digest_memory(folder) for folder in folders],
         )
         prepared.write_details(data_dir)
     for folder in folders:
@@ -476,10 +494,24 @@ def choose_test(
     num_folds = test_share.denominator
     folds_of_a_test = test_share.numerator
     shuffle, turn = divmod(repeat, num_folds // folds_of_a_test)
-    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed + shuffle)
-    folds = [fold for _, fold in splitter.split(labels, labels, groups)]
+    folds = make_folds(
+        labels=tuple(labels.tolist()),
+        groups=tuple(groups.tolist()),
+        num_folds=num_folds,
+        seed=seed + shuffle,
+    )
     first = turn * folds_of_a_test
     return np.sort(np.concatenate(folds[first : first + folds_of_a_test]))
+
+
+# The repeats of a shuffle share its folds, which take a while for thousands of photos.
+@functools.lru_cache(maxsize=1)
+def make_folds(
+    labels: tuple[int, ...], groups: tuple[int, ...], num_folds: int, seed: int
+) -> list[np.ndarray]:
+    """Return the indices of each fold's images; each class is spread, no group is divided."""
+    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+    return [fold for _, fold in splitter.split(labels, labels, groups)]
 
 
 def plan_split(
@@ -590,6 +622,14 @@ def read_memory(folder: Path) -> dict[str, str]:
         return dict(json.loads((folder / MEMORY).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}
+
+
+def digest_memory(folder: Path) -> str:
+    """Return the digest of a folder's split.json; "" where there is none."""
+    try:
+        return digest_of((folder / MEMORY).read_bytes())
+    except OSError:
+        return ""
 
 
 def remove_empty_folders(folder: Path) -> None:

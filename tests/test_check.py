@@ -375,3 +375,19 @@ def test_copies_that_augment_makes_are_no_series_though_their_names_look_like_it
     copies, *others = prepare_dataset(str(mixed), data, train_ratio=0.5).notes
     assert copies == "36 copies made by augment.py: each stays on the side of its photo"
     assert not [note for note in others if "series" in note]
+
+
+def test_split_that_another_run_has_replaced_is_noticed(small_pool, tmp_path, data):
+    prepared = prepare_dataset(str(small_pool), data, train_ratio=0.5, repeats=2)
+    prepared.check_unchanged()
+    # the same photos and settings
+    prepare_dataset(str(small_pool), data, train_ratio=0.5)
+    prepared.check_unchanged()
+    other = make_pool(tmp_path / "other", 6, base=50)
+    others = prepare_dataset(str(other), data, train_ratio=0.5)
+    with fails(f"{data}: another run has made another split there since: prepare the data set"):
+        prepared.check_unchanged()
+    others.check_unchanged()
+    shutil.rmtree(data)
+    with fails("another split there since"):
+        others.check_unchanged()

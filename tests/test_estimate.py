@@ -288,7 +288,7 @@ def test_the_worked_example_is_what_a_reader_finds_by_hand():
     runs = np.repeat([1, 2, 3], 4)
     apart = statistics.explain_estimate(gains, runs, range(12))
     assert apart["mean"] == 0.25
-    assert apart["of runs"] == pytest.approx(3 / 2 * (0 + 4 + 4) / 144)
+    assert apart["of repeats"] == pytest.approx(3 / 2 * (0 + 4 + 4) / 144)
     assert apart["of photos"] == pytest.approx((3 * 0.75 + 2) / 144)
     assert apart["shared"] == 0
     assert apart["degrees of freedom"] == pytest.approx(2)

@@ -419,6 +419,15 @@ def test_a_kept_network_loads_without_running_code_and_says_what_it_is(small, ex
     network, _ = runs.load_network(path, small.initialize_model)
     assert equal(network.state_dict(), saved["state_dict"])
     assert not network.training
+    config = SimpleNamespace(image_size=64, model="resnet18")
+    with fails("image_size changed since section 6 made .*: run from there"):
+        runs.load_network(path, small.initialize_model, config)
+
+
+def test_a_repeat_that_is_not_run_cannot_be_the_one_that_is_kept(small, split, tmp_path):
+    job = {"arm": "original", "seed": 7, "folder": split, "save_as": None}
+    with fails("KEPT_REPEAT counts from 0: it must be less than repeats"):
+        list(runs.run_all(small.run_arm, [job], SimpleNamespace(), tmp_path))
 
 
 class Trap:

@@ -150,11 +150,16 @@ def save_network(
     save_tensors(path, content)
 
 
-def load_network(path: Path, initialize_model: Callable) -> tuple[torch.nn.Module, dict]:
+def load_network(
+    path: Path, initialize_model: Callable, config: SimpleNamespace | None = None
+) -> tuple[torch.nn.Module, dict]:
     """Return the network that a run kept, ready to be asked, and what was kept with it.
 
+    Args:
+        config: settings that it has to be of; None: any.
+
     Raises:
-        InputError: there is none, or one that `initialize_model` does not make.
+        InputError: there is none, or one that `initialize_model` or the settings do not make.
     """
     saved = load_tensors(path)
     try:
@@ -163,6 +168,10 @@ def load_network(path: Path, initialize_model: Callable) -> tuple[torch.nn.Modul
         int(saved["image_size"])
     except (TypeError, KeyError, RuntimeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: no network of this notebook; section 6 makes it") from error
+    if config is not None:
+        for name in ("image_size", "model"):
+            if saved[name] != getattr(config, name):
+                raise InputError(f"{name} changed since section 6 made {path}: run from there")
     return network.eval(), saved
 
 
@@ -235,6 +244,8 @@ def run_all(
     """
     arms = run_arm.__globals__["ARMS"]
     recorded = vars(config)
+    if not any(job["save_as"] for job in jobs):
+        raise InputError("KEPT_REPEAT counts from 0: it must be less than repeats")
     # a cluster's workers have a working directory of their own
     jobs = [{**job, "folder": job["folder"].resolve()} for job in jobs]
     for job in jobs:

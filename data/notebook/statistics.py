@@ -106,7 +106,7 @@ def explain_estimate(values: Sequence, runs: Sequence, photos: Sequence) -> dict
     found = estimate(values, runs, photos)
     return {
         "mean": found.mean,
-        "of runs": terms.of_runs,
+        "of repeats": terms.of_runs,
         "of photos": terms.of_photos,
         "shared": terms.shared,
         "variance": terms.variance,
@@ -315,7 +315,7 @@ def tabulate_comparisons(comparisons: Sequence[dict]) -> pd.DataFrame:
     Args:
         comparisons: of `compare`.
     """
-    table = pd.DataFrame(comparisons).round(3)
+    table = pd.DataFrame(comparisons).round(3).rename(columns={"runs": "repeats"})
     for row, comparison in enumerate(comparisons):
         if comparison["p_value"] is None:
             table["p_value"] = table["p_value"].astype(object)
