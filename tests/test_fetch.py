@@ -318,6 +318,9 @@ NOT_CLASSES = {
         r"fold_0, fold_1, fold_2 hold the same folders \(all, hem\).*; subset=fold_0 uses one"
         ".*subset=fold_0,fold_1 pools two, subset=. takes them for classes"
     ),
+    "fold_1/a/ 4 fold_1/b/ 4 fold_1/c/ 4 fold_2/a/ 4 fold_2/b/ 4": (
+        r"fold_1, fold_2 hold the same folders \(a, b\)"
+    ),
     "x/train/p1/a/ 4 x/train/p1/b/ 4 x/train/p2/a/ 4 x/train/p2/b/ 4 x/test/ 3": (
         "p1, p2 hold the same .*subset=x/train/p1,x/train/p2 pools two, subset=x/train/. takes"
     ),

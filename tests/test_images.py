@@ -107,6 +107,7 @@ def test_image_is_used_everywhere(small_pool, tmp_path, name):
         assert modes == ["RGB"] * 13
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("name", LEFT_OUT, ids=ascii)
 def test_what_cannot_be_used_is_named_everywhere_and_left_out(small_pool, tmp_path, name):
     content, line = LEFT_OUT[name]
