@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import re
 import shutil
 import tempfile
@@ -107,18 +108,25 @@ def fetch_dataset(dataset: str, data_dir: Path) -> Fetched:
     try:
         with answered_in_time():
             return download(dataset, kagglehub)
-    except Exception as error:
+    except (requests.ConnectionError, requests.Timeout) as error:
+        if not is_default(dataset):
+            raise InputError(explain_download(dataset, error)) from error
         reason = type(error).__name__
-        is_unreachable = isinstance(error, requests.ConnectionError | requests.Timeout)
-        if not is_default(dataset) or not is_unreachable:
-            cure = (
-                "give the path of a zip fetched by hand, or set KAGGLE_API_TOKEN if it is private"
-            )
-            if is_default(dataset):
-                cure = "run it again, give the path of a zip fetched by hand, or dataset=drawings"
-            what = f"no such folder in {Path.cwd()}, and from Kaggle {reason}: {str(error)[:200]}"
-            raise InputError(f"dataset = {dataset!r}: {what} ({cure})") from error
+    # refused, damaged, no room for it …
+    except Exception as error:
+        raise InputError(explain_download(dataset, error)) from error
     return Fetched(draw(data_dir), source=f"drawings instead of {dataset}", stand_in_reason=reason)
+
+
+def explain_download(dataset: str, error: Exception) -> str:
+    """Return why a data set could not be had of Kaggle, and what to do about it."""
+    cure = "give the path of a zip fetched by hand, or set KAGGLE_API_TOKEN if it is private"
+    if is_default(dataset):
+        cure = "run it again, give the path of a zip fetched by hand, or dataset=drawings"
+    reason = f"{type(error).__name__}: {str(error)[:200]}"
+    return (
+        f"dataset = {dataset!r}: no such folder in {Path.cwd()}, and from Kaggle {reason} ({cure})"
+    )
 
 
 def draw(data_dir: Path) -> Path:
@@ -257,8 +265,11 @@ def unpack_whole(file: zipfile.ZipFile, target: Path) -> None:
 
 def find_folders(folder: Path) -> list[Path]:
     """Return the folders in a folder that a person made, sorted."""
-    paths = sorted(folder.iterdir())
-    return [path for path in paths if path.is_dir() and not is_hidden(path.name)]
+    with os.scandir(folder) as entries:
+        # of thousands of photos beside them none is asked for more than is listed
+        names = [entry.name for entry in entries if not entry.is_file(follow_symlinks=False)]
+    paths = [folder / name for name in sorted(names) if not is_hidden(name)]
+    return [path for path in paths if path.is_dir()]
 
 
 def enter(folder: Path, subset: str = "") -> Path:
@@ -421,9 +432,13 @@ def are_classes(alike: list[SubFolder]) -> bool:
     return len(roles) == 1 and len(alike) > 1 and plain == alike
 
 
-def name_subset(folder: Path, *paths: Path) -> str:
+def name_subset(folder: Path, paths: list[Path]) -> str:
     """Return the setting that uses these folders of a data set."""
-    names = [path.relative_to(folder).as_posix() for path in paths]
+    names = []
+    for path in paths:
+        # a subset may be anywhere
+        inside = path.relative_to(folder) if path.is_relative_to(folder) else path
+        names.append(inside.as_posix())
     return f"subset={','.join(names)}"
 
 
@@ -431,7 +446,7 @@ def name_as_classes(folder: Path, root: Path) -> str:
     """Return the setting that takes the folders in `root` for classes, whatever their names."""
     if root == enter(folder):
         return "subset=."
-    return f"{name_subset(folder, root)}/."
+    return f"{name_subset(folder, [root])}/."
 
 
 def refuse_unequal_classes(folder: Path, train: SubFolder, test: SubFolder) -> None:
@@ -439,7 +454,7 @@ def refuse_unequal_classes(folder: Path, train: SubFolder, test: SubFolder) -> N
     lacking = sorted(train.folders ^ test.folders)
     if not lacking:
         return
-    alone = name_subset(folder, train.path)
+    alone = name_subset(folder, [train.path])
     raise InputError(
         f"{train.path.parent}: {list_some(lacking)}: not in both {train.path.name} and "
         f"{test.path.name}; {alone} splits that one alone"
@@ -457,13 +472,16 @@ def refuse_parts_as_classes(folder: Path, root: Path) -> None:
         names = leave_classes(name_folders(path))
         alike.setdefault(frozenset(names), []).append(path)
     for names, paths in alike.items():
-        if len(names) < 2 or len(paths) < 2 or not holds_images(paths[0], names):
+        # another may hold a class more
+        parts = [path for others in alike if names <= others for path in alike[others]]
+        if len(names) < 2 or len(parts) < 2 or not holds_images(paths[0], names):
             continue
+        parts.sort()
         raise InputError(
-            f"{root}: {list_some(path.name for path in paths)} hold the same folders "
+            f"{root}: {list_some(path.name for path in parts)} hold the same folders "
             f"({list_some(sorted(names))}), so they are parts of the data set, not classes; "
-            f"{name_subset(folder, paths[0])} uses one of them, "
-            f"{name_subset(folder, *paths[:2])} pools two, "
+            f"{name_subset(folder, parts[:1])} uses one of them, "
+            f"{name_subset(folder, parts[:2])} pools two, "
             f"{name_as_classes(folder, root)} takes them for classes"
         )
 
@@ -477,7 +495,7 @@ def refuse_split_as_class(folder: Path, path: Path) -> None:
         return
     names = list_some(part.path.name for part in parts)
     if any(part.folders for part in parts):
-        alone = name_subset(folder, path)
+        alone = name_subset(folder, [path])
         raise InputError(f"{path}: holds {names}, so it is no class: set {alone} to use it alone")
     raise InputError(
         f"{path}: holds {names}: make folders train and test with the classes in each, or set "

@@ -48,26 +48,36 @@ def used(folder):
     return everything_in(folder / "train", folder / "test")
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_zips_of_any_tool_and_intent_are_unpacked_inside_their_folder(small_pool, tmp_path, data):
+def test_zip_of_an_old_windows_tool_is_unpacked_as_folders(small_pool, tmp_path, data):
     files = tree(small_pool)
-    outside = "../../../x", "..\\..\\..\\x", "/x", "C:x", "__MACOSX/x/._0"
-    windows = {f"photos/{name}".replace("/", "\\"): content for name, content in files.items()}
-    hostile = {f"a/photos/{name}": content for name, content in files.items()}
-    zip_of(windows, tmp_path / "windows.zip")
-    zip_of(hostile | dict.fromkeys(outside, b"x"), tmp_path / "hostile.zip")
-    with zipfile.ZipFile(tmp_path / "hostile.zip", "a") as archive:
-        archive.writestr("a/photos/cats/0.jpg", files["cats/0.jpg"])  # twice
-        link = zipfile.ZipInfo("a/photos/cats/link")
-        link.external_attr = 0o120777 << 16
-        archive.writestr(link, "/etc/passwd")
-    before = {*tmp_path.iterdir(), data}
-    for name in ("windows.zip", "hostile.zip", "hostile.zip"):  # again: found unpacked
-        assert prepare(tmp_path / name, data).source == str(tmp_path / name)
+    backslashes = {f"photos/{name}".replace("/", "\\"): files[name] for name in files}
+    archive = zip_of(backslashes, tmp_path / "windows.zip")
+    for run in ("first", "second"):
+        assert prepare(archive, data).source == str(archive), run
         assert used(data) == everything_in(small_pool)
-        assert {*tmp_path.iterdir()} == before
+    assert len(list((data / "source").iterdir())) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_zip_that_means_harm_stays_inside_its_folder(small_pool, tmp_path, data):
+    files = tree(small_pool)
+    harmful = {f"a/photos/{name}": content for name, content in files.items()}
+    for name in ("../../../x", "..\\..\\..\\x", "/x", "C:x", "__MACOSX/x/._0"):
+        harmful[name] = b"x"
+    archive = zip_of(harmful, tmp_path / "harmful.zip")
+    link = zipfile.ZipInfo("a/photos/cats/link")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(archive, "a") as file:
+        # a second time
+        file.writestr("a/photos/cats/0.jpg", files["cats/0.jpg"])
+        file.writestr(link, "/etc/passwd")
+    around = {*tmp_path.iterdir(), data}
+    for run in ("first", "second"):
+        prepare(archive, data)
+        assert used(data) == everything_in(small_pool), run
+        assert {*tmp_path.iterdir()} == around
         assert not [path for path in data.rglob("*") if path.is_symlink()]
-    assert len([*(data / "source").iterdir()]) == 2
+    assert len(list((data / "source").iterdir())) == 1
 
 
 # what is wrong with a zip, or the name of a further file in it
@@ -131,10 +141,20 @@ def test_home_folder_is_what_the_tilde_means(small_pool, data, monkeypatch):
     assert augment_folder("~/data/train", "~/copies", 1, workers=1).made == 6
     assert used(data) == everything_in(small_pool)
     assert len(visible(data.with_name("copies"))) == 7
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["my photos", "~nobody_here/x", "x" * 5000, "a\0b", "a/b/c", "*", "cats/typo"],
+    ids=ascii,
+)
+def test_what_is_no_folder_zip_or_handle_is_one_line_and_not_asked_of_kaggle(
+    small_pool, data, monkeypatch, name
+):
+    monkeypatch.chdir(small_pool)
     monkeypatch.setattr(kagglehub, "dataset_download", lambda _: pytest.fail("asked Kaggle"))
-    for name in ("my photos", "~nobody_here/x", "x" * 5000, "a\0b", "a/b/c", "*", "cats/typo"):
-        with fails(rf"^dataset = '.*: no such folder or zip in {small_pool}, and no Kaggle handle"):
-            fetch_dataset(name, data)
+    with fails(rf"^dataset = '.*: no such folder or zip in {small_pool}, and no Kaggle handle"):
+        fetch_dataset(name, data)
 
 
 def test_kaggle_delivers_and_offline_the_newest_complete_version_is_used(kaggle, small_pool, data):
@@ -149,7 +169,7 @@ def test_kaggle_delivers_and_offline_the_newest_complete_version_is_used(kaggle,
         shutil.copytree(cached / "versions" / "3", cached / "versions" / version)
         (cached / f"{version}.complete").touch()
     (cached / "11.complete").unlink()
-    assert fetch_dataset(DEFAULT_DATASET, data)[1] == f"{DEFAULT_DATASET}/versions/10"
+    assert fetch_dataset(DEFAULT_DATASET, data).source == f"{DEFAULT_DATASET}/versions/10"
 
 
 @pytest.mark.parametrize("trouble", ["off", "hanging"])
@@ -300,6 +320,9 @@ NOT_CLASSES = {
         r"fold_0, fold_1, fold_2 hold the same folders \(all, hem\).*; subset=fold_0 uses one"
         ".*subset=fold_0,fold_1 pools two, subset=. takes them for classes"
     ),
+    "fold_1/a/ 4 fold_1/b/ 4 fold_1/c/ 4 fold_2/a/ 4 fold_2/b/ 4": (
+        r"fold_1, fold_2 hold the same folders \(a, b\)"
+    ),
     "x/train/p1/a/ 4 x/train/p1/b/ 4 x/train/p2/a/ 4 x/train/p2/b/ 4 x/test/ 3": (
         "p1, p2 hold the same .*subset=x/train/p1,x/train/p2 pools two, subset=x/train/. takes"
     ),
@@ -345,10 +368,11 @@ def test_dot_takes_folders_of_any_name_for_classes(tmp_path, data):
 def test_pooled_parts_keep_all_files_even_of_one_name(tmp_path, data):
     source = make_pool(tmp_path / "set" / "train", 4).parent
     make_pool(source / "test", 3, base=50)
-    make_pool(source / "new" / "train", 4, base=100)  # a second folder of that name
-    for pair in ("train, new/train", "train, test"):
-        prepare(source, data, subset=pair)
-        assert used(data) == everything_in(*(source / part for part in pair.split(", ")))
+    # a second folder of that name
+    make_pool(source / "new" / "train", 4, base=100)
+    for first, second in (("train", "new/train"), ("train", "test")):
+        prepare(source, data, subset=f"{first}, {second}")
+        assert used(data) == everything_in(source / first, source / second)
     names = [f"{part}_{number}.jpg" for part in ("test", "train") for number in range(3)]
     assert sorted(path.name for path in data.glob("t*/cats/*")) == ["3.jpg", *names]
     for subset in ("birds", "train,birds"):
