@@ -5,7 +5,12 @@ import pytest
 from conftest import save_photo
 from PIL import Image
 
-from data.notebook.baselines import THUMBNAIL_SIDE, learn_thumbnails, name_commonest
+from data.notebook.baselines import (
+    THUMBNAIL_SIDE,
+    learn_thumbnails,
+    make_run,
+    name_commonest,
+)
 from data.notebook.loader import load_dataset
 
 
@@ -38,6 +43,16 @@ def test_thumbnails_tell_what_can_be_told_by_brightness(split):
     named = learn_thumbnails(train, test)
     assert named.argmax(axis=1).tolist() == test.labels.tolist()
     assert np.array_equal(named, learn_thumbnails(train, test))
+
+
+def test_its_run_has_what_a_networks_run_has(split):
+    train, test = split
+    run = make_run("commonest class", name_commonest, train, test, seed=7)
+    assert run["arm"] == "commonest class"
+    assert run["seed"] == 7
+    assert run["paths"] == test.paths
+    # 50 of 80 training photos are dogs
+    assert run["train_accuracy"] == 0.625
 
 
 def test_two_photos_of_each_class_are_enough(tmp_path):

@@ -14,7 +14,12 @@ from pathlib import Path
 import pandas as pd
 from conftest import ROOT  # noqa: F401, which puts the project on the path
 
-from data.notebook.baselines import THUMBNAIL_SIDE, learn_thumbnails, name_commonest
+from data.notebook.baselines import (
+    THUMBNAIL_SIDE,
+    learn_thumbnails,
+    make_run,
+    name_commonest,
+)
 from data.notebook.loader import load_dataset
 from data.notebook.runs import tabulate_predictions
 from data.notebook.statistics import compare
@@ -38,10 +43,7 @@ def answer_again(dataset: str, config: dict, data_dir: str) -> pd.DataFrame:
         train = load_dataset(folder / "train", THUMBNAIL_SIDE)
         test = load_dataset(folder / "test", THUMBNAIL_SIDE)
         for name, answer in BASELINES.items():
-            run = {"arm": name, "seed": config["seed"] + repeat, "names": test.names}
-            run |= {"paths": test.paths, "labels": test.labels}
-            run["probabilities"] = answer(train, test)
-            answers.append(run)
+            answers.append(make_run(name, answer, train, test, seed=config["seed"] + repeat))
     return tabulate_predictions(answers)
 
 

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import distributions
+from importlib.metadata import distributions, version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -468,6 +468,18 @@ def check_scores(scores: dict) -> dict[str, float | None]:
             raise InputError(f"evaluate_model: {name} must be a number, not {value!r}") from None
         checked[name] = number if math.isfinite(number) else None
     return checked
+
+
+def describe_environment(device_name: str) -> dict:
+    """Return what metrics.json says of what computes: versions, device and precision."""
+    device = choose_device(device_name)
+    versions = {name: version(name) for name in ("torch", "torchvision", "augly")}
+    return {
+        "python": sys.version.split()[0],
+        **versions,
+        "device": str(device),
+        "precision": name_precision(device),
+    }
 
 
 def list_versions() -> str:
