@@ -124,35 +124,52 @@ def test_what_cannot_be_used_is_named_everywhere_and_left_out(small_pool, tmp_pa
     assert len(list(tmp_path.glob("copies/*/[!.]*"))) == 12
 
 
-def test_what_is_no_photo_of_the_data_is_not_found_or_opened(small_pool, monkeypatch):
-    cats, program = small_pool / "cats", lambda *_, **__: pytest.fail("started another program")
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", program)
+def test_what_no_person_put_there_is_not_found(small_pool):
+    cats = small_pool / "cats"
     for name in (".trash", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", ".ipynb_checkpoints"):
-        save_photo(small_pool / name / "a.jpg", 1)  # folders that no person made
+        save_photo(small_pool / name / "a.jpg", 1)
         save_photo(cats / name / "0.jpg" / "SYNOPHOTO_THUMB_SM.jpg", 2)
-    for name in (".DS_Store", "Thumbs.db", "README", "._0", "._a.jpg", "a.eps", "a.ps", "eps"):
-        (cats / name).write_bytes(photo("EPS"))
+    for name in (".DS_Store", "._0", "._a.jpg", ".lock", "x.jpg~"):
+        (cats / name).write_bytes(photo())
+    found = {label: len(files) for label, files in find_images(small_pool).items()}
+    assert found == {"cats": 6, "dogs": 6}
+
+
+def test_what_is_no_image_is_not_found(small_pool):
+    for name in ("Thumbs.db", "README", "x.jpg:Zone.Identifier", "x.jpg?itok=a1b2", "notes 31.12"):
+        (small_pool / "cats" / name).write_text("no image")
         (small_pool / name).write_text("not a class")
-    for name in ("x.jpg:Zone.Identifier", "x.jpg?itok=a1b2", "notes 31.12"):
-        (cats / name).write_text("no image, though it could have been one")
-    (cats / "x.jpg~").write_bytes(photo())  # an editor's
-    (cats / ".lock").write_bytes(photo())
-    (cats / "eps.png").write_bytes(photo("EPS"))
-    for seed, form in enumerate(("NFC", "NFD")):  # as Linux and a Mac write a name
-        save_photo(small_pool / unicodedata.normalize(form, "café") / f"{seed}.jpg", seed)
-    found = {kind: len(files) for kind, files in find_images(small_pool).items()}
-    assert found == {"cats": 7, "dogs": 6, "café": 2}
+    assert [len(files) for files in find_images(small_pool).values()] == [6, 6]
+
+
+def test_what_needs_another_program_is_not_opened(small_pool, monkeypatch):
+    def run_program(*arguments, **options):
+        pytest.fail("started another program")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run_program)
+    for name in ("a.eps", "a.ps", "eps", "eps.png"):
+        (small_pool / "cats" / name).write_bytes(photo("EPS"))
+    found = [file.name for file in find_images(small_pool)["cats"]]
+    assert "eps.png" in found
+    assert len(found) == 7
     with pytest.raises(OSError, match="not an image"):
-        load_image(cats / "eps.png")
+        load_image(small_pool / "cats" / "eps.png")
+
+
+def test_class_is_one_whether_linux_or_a_mac_wrote_its_name(small_pool):
+    for seed, form in enumerate(("NFC", "NFD")):
+        save_photo(small_pool / unicodedata.normalize(form, "café") / f"{seed}.jpg", seed)
+    assert len(find_images(small_pool)["café"]) == 2
 
 
 def test_links_are_followed_but_not_in_a_circle_or_named(small_pool, tmp_path):
-    cats, photo = small_pool / "cats", save_photo(tmp_path / "elsewhere" / "more.jpg", 99)
-    (small_pool / "birds").symlink_to(photo.parent)
+    cats = small_pool / "cats"
+    elsewhere = save_photo(tmp_path / "elsewhere" / "more.jpg", 99).parent
+    (small_pool / "birds").symlink_to(elsewhere)
     (cats / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (cats / "loop.jpg").symlink_to(cats / "loop.jpg")
-    (cats / "linked").symlink_to(photo.parent)
-    (photo.parent / "circle").symlink_to(cats)
+    (cats / "linked").symlink_to(elsewhere)
+    (elsewhere / "circle").symlink_to(cats)
     unreadable = read_photos({"": small_pool}, False, tmp_path, [])[1]
     assert unreadable[str(cats / "gone.jpg")] == "No such file or directory"
     assert unreadable[str(cats / "loop.jpg")] == "Too many levels of symbolic links"
@@ -174,19 +191,30 @@ def test_folder_without_classes_or_that_may_not_be_read_is_one_line(small_pool, 
         find_images(small_pool)
 
 
-def test_first_page_is_read_upright_with_transparency_on_white(tmp_path):
+def test_photo_is_read_upright(tmp_path):
     path = save_photo(tmp_path / "turned.jpg", 1, size=(40, 20), exif=TURNED)
     content, image = load_image(path)
-    assert (content, image.info) == (path.read_bytes(), {})
-    assert np.array_equal(np.asarray(image), np.rot90(np.asarray(Image.open(path)), -1))
-    for mode, colour, seen in (("RGBA", (255, 0, 0, 0), 255), ("LA", (0, 127), 128)):
-        Image.new(mode, (9, 9), colour).save(tmp_path / "clear.png")
-        assert load_image(tmp_path / "clear.png")[1].getpixel((0, 0)) == (seen, seen, seen)
-    for kind in ("TIFF", "GIF", "WEBP"):
-        (tmp_path / kind).write_bytes(frames(kind))
-        image = load_image(tmp_path / kind)[1]
-        assert image.getpixel((16, 16))[0] > 200
-        assert image.info["pages"]
+    assert content == path.read_bytes()
+    assert image.info == {}
+    lying = np.asarray(Image.open(path))
+    assert np.array_equal(np.asarray(image), np.rot90(lying, -1))
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "seen"), [("RGBA", (255, 0, 0, 0), 255), ("LA", (0, 127), 128)]
+)
+def test_transparency_is_laid_on_white(tmp_path, mode, colour, seen):
+    Image.new(mode, (9, 9), colour).save(tmp_path / "clear.png")
+    assert load_image(tmp_path / "clear.png")[1].getpixel((0, 0)) == (seen, seen, seen)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP"])
+def test_first_of_several_pages_is_read_and_said_to_be(tmp_path, kind):
+    (tmp_path / kind).write_bytes(frames(kind))
+    image = load_image(tmp_path / kind)[1]
+    # red, where the second is blue
+    assert image.getpixel((16, 16))[0] > 200
+    assert image.info["pages"]
 
 
 @pytest.mark.parametrize("ink", ["white", "#f0f5f8", "black", "red"])
@@ -251,19 +279,27 @@ def test_deep_values_are_scaled_by_the_bits_that_they_need(tmp_path, kind):
     for bits in (8, 12, 16):
         ramp = np.linspace(0, 2**bits - 1, 256).round().astype(kind).reshape(16, 16)
         assert np.array_equal(grey(ramp, tmp_path), np.arange(256).reshape(16, 16))
-        assert grey(ramp // 2, tmp_path, (0, 2**bits - 1)).max() == 127  # others need the last bit
+        # where others of the data set need the last bit
+        assert grey(ramp // 2, tmp_path, (0, 2**bits - 1)).max() == 127
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_values_far_from_nought_do_not_become_one_grey(tmp_path, kind):
     shades = grey(np.arange(40_000, 40_100).astype(kind).reshape(10, 10), tmp_path).ravel()
-    assert len(np.unique(shades)) > 50  # far from nought they do not become one grey
+    assert len(np.unique(shades)) > 50
     assert (np.diff(shades) >= 0).all()
     assert len(np.unique(grey(np.full((9, 9), 7, kind), tmp_path))) == 1
-    if kind is np.float32:  # from nought to one, or around nought
-        ramp = np.linspace(0, 1, 256, dtype=kind).reshape(16, 16)
-        assert np.abs(grey(ramp, tmp_path) - np.arange(256).reshape(16, 16)).max() <= 1
-        assert grey(ramp / 4, tmp_path).max() == 64  # a dark one stays dark
-        signed = grey(2 * ramp - 1, tmp_path).ravel()
-        assert signed[[0, 127, 128, 255]].tolist() == [0, 127, 128, 255]
-        ramp[0, :3] = np.nan, np.inf, -np.inf
-        assert grey(ramp, tmp_path)[0, :3].tolist() == [0, 255, 0]
+
+
+def test_floats_from_nought_to_one_or_around_nought_keep_their_range(tmp_path):
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    assert np.abs(grey(ramp, tmp_path) - np.arange(256).reshape(16, 16)).max() <= 1
+    # a dark one stays dark
+    assert grey(ramp / 4, tmp_path).max() == 64
+    signed = grey(2 * ramp - 1, tmp_path).ravel()
+    assert signed[[0, 127, 128, 255]].tolist() == [0, 127, 128, 255]
+    ramp[0, :3] = np.nan, np.inf, -np.inf
+    assert grey(ramp, tmp_path)[0, :3].tolist() == [0, 255, 0]
 
 
 @pytest.mark.filterwarnings("error")
