@@ -12,7 +12,6 @@ many photos are duplicates or left out, prepare_details.json lists them all.
 import argparse
 import contextlib
 import functools
-import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -69,17 +68,6 @@ SERIES_GROUP = r"(.*\D)\d+"
 CURE = "drop_duplicates=false or --keep-duplicates uses every photo where it lies"
 
 
-class MadeHere(NamedTuple):
-    """What this process made a folder's split of, and the digest of the split."""
-
-    settings: dict[str, object]
-    digest: str
-
-
-# {folder: MadeHere} of all splits that this process made
-MADE_HERE: dict[Path, MadeHere] = {}
-
-
 @dataclass
 class Prepared:
     """What `prepare_dataset` made; printed, it is a report."""
@@ -108,15 +96,27 @@ class Prepared:
     notes: list[str]
     # of each repeat's split.json, by which its split is known again
     splits: list[str]
+    # that it was made with, by name
+    settings: dict[str, object]
     # file with the four lists where one of them is long; else ""
     details: str = ""
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self, settings: Mapping[str, object] | None = None) -> None:
         """Check, before the folders are used, that they still hold the splits made here.
 
+        Args:
+            settings: that hold now, by name; None: they are not compared.
+
         Raises:
-            InputError: another run put other photos there meanwhile.
+            InputError: a setting changed, or another run put other photos there meanwhile.
         """
+        for name, value in (settings or {}).items():
+            made_with = self.settings.get(name, value)
+            if value != made_with:
+                raise InputError(
+                    f"{name} changed since section 3, from {made_with!r} to {value!r}: run from "
+                    "there"
+                )
         for folder, split in zip(self.folders, self.splits, strict=True):
             if digest_memory(folder) != split:
                 raise InputError(
@@ -309,10 +309,9 @@ def prepare_dataset(
             conflicts=relations.conflicts,
             notes=notes,
             splits=[digest_memory(folder) for folder in folders],
+            settings=settings,
         )
         prepared.write_details(data_dir)
-    for folder in folders:
-        MADE_HERE[folder.resolve()] = MadeHere(settings, digest_split(folder))
     return prepared
 
 
@@ -653,37 +652,6 @@ def copy_photo(photo: Photo, target: Path) -> None:
     if digest_of(content) != photo.digest:
         raise InputError(f"{photo.file}: changed while it was being used; run this again")
     write_whole(target, content)
-
-
-def check_prepared(folder: Path, settings: Mapping[str, object]) -> None:
-    """Raise InputError where a folder is not what this process made of the settings.
-
-    The settings may have been edited since, or another notebook may have prepared other photos in
-    the same place. A folder that this process did not make is not judged.
-    """
-    made = MADE_HERE.get(folder.resolve())
-    if made is None:
-        return
-    for name, value in made.settings.items():
-        if name in settings and settings[name] != value:
-            raise InputError(
-                f"{name} changed since section 3, from {value!r} to {settings[name]!r}: run from "
-                "there"
-            )
-    if digest_split(folder) != made.digest:
-        raise InputError(
-            f"{folder}: holds other photos than section 3 prepared, perhaps of another notebook: "
-            "run from there, or choose another data_dir"
-        )
-
-
-def digest_split(folder: Path) -> str:
-    """Return the digest of what a folder remembers of its split; "" if there is nothing."""
-    try:
-        content = (folder / MEMORY).read_bytes()
-    except OSError:
-        return ""
-    return hashlib.sha256(content).hexdigest()
 
 
 def count_images(folder: str | Path) -> dict[str, int]:

@@ -155,8 +155,7 @@ def split(tmp_path_factory):
     augment_folder(
         folder / "data" / "train", folder / "data" / "train_aug", copies=2, seed=7, workers=1
     )
-    # where it is not known to this process, any settings may be tried on it
-    return shutil.copytree(folder / "data", folder / "copy")
+    return folder / "data"
 
 
 @pytest.fixture
@@ -167,14 +166,15 @@ def experiment(small, split, tmp_path):
     settings |= {"arms": ",".join([*ARMS, "own"]), "repeats": 2}
     results = tmp_path / "results"
 
-    def make_runs(*arms, seeds=(7,), folder=split, **changes):
+    def make_runs(*arms, seeds=(7,), folder=split, prepared=None, **changes):
         config = SimpleNamespace(**settings | changes)
         jobs = []
         for seed in seeds:
             for arm in arms:
                 save_as = results / f"{arm}.pt" if seed == seeds[0] else None
                 jobs.append({"arm": arm, "seed": seed, "folder": folder, "save_as": save_as})
-        return list(runs.run_all(small.globals["run_arm"], jobs, config, results))
+        run_arm = small.globals["run_arm"]
+        return list(runs.run_all(run_arm, jobs, config, results, prepared))
 
     threads = torch.get_num_threads()
     yield make_runs
@@ -326,32 +326,33 @@ def test_an_error_of_the_readers_own_keeps_its_traceback(small, experiment):
 
 
 def prepare(folder, pool, repeats=1):
-    """Prepare a pool in this process, with its copies; return the settings that did it."""
+    """Prepare a pool with its copies; return what was prepared, and by which settings."""
     settings = {"dataset": str(pool), "subset": "", "seed": 7, "repeats": repeats}
     prepared = prepare_dataset(data_dir=folder, train_ratio=0.7, **settings)
     for split in prepared.folders:
         augment_folder(split / "train", split / "train_aug", copies=2, seed=7, workers=1)
-    return settings
+    return prepared, settings
 
 
 def test_settings_that_changed_since_the_photos_were_prepared_are_one_line(experiment, tmp_path):
     folder = tmp_path / "data"
-    settings = prepare(folder, make_pool(tmp_path / "pool", 10))
-    experiment("original", folder=folder, **settings)
+    prepared, settings = prepare(folder, make_pool(tmp_path / "pool", 10))
+    made_of = {"folder": folder, "prepared": prepared}
+    experiment("original", **made_of, **settings)
     with fails("repeats changed since section 3, from 1 to 5: run from there"):
-        experiment("original", folder=folder, **settings | {"repeats": 5})
+        experiment("original", **made_of, **settings | {"repeats": 5})
     with fails("the settings changed since the runs were listed: run from section 3 on"):
-        experiment("original", folder=folder, arms="mixed", **settings)
+        experiment("original", **made_of, arms="mixed", **settings)
 
 
 def test_photos_that_another_notebook_prepared_meanwhile_are_not_trained_on(experiment, tmp_path):
     folder = tmp_path / "data"
-    settings = prepare(folder, make_pool(tmp_path / "pool", 10))
+    prepared, settings = prepare(folder, make_pool(tmp_path / "pool", 10))
     script = "import sys; from data.prepare import prepare_dataset; prepare_dataset(*sys.argv[1:])"
     other = make_pool(tmp_path / "other", 10, base=300)
     assert run_script("-c", script, other, folder, "").returncode == 0
-    with fails("data: holds other photos than section 3 prepared, perhaps of another notebook"):
-        experiment("original", folder=folder, **settings)
+    with fails("data: another run has made another split there since"):
+        experiment("original", folder=folder, prepared=prepared, **settings)
 
 
 def test_what_is_recorded_is_what_was_trained_with(experiment):

@@ -26,7 +26,7 @@ from data.check import find_test_photos
 from data.files import InputError, claim, write_whole
 from data.notebook.devices import choose_device, memory_for_training, name_precision
 from data.notebook.recall import digest_images, key_of_run
-from data.prepare import check_prepared, count_images
+from data.prepare import Prepared, count_images
 from data.workers import cluster
 
 # a state of ResNet-50 with Adam is 282 MB
@@ -219,6 +219,24 @@ def show_progress(name: str, log: Path) -> Callable[[int, int, list[float]], Non
     return report
 
 
+def show_steps() -> Callable[[str, int, int], None]:
+    """Return a function to be called with (what is done, how much of it, of how much).
+
+    It keeps one line in the notebook up to date.
+    """
+    line = display_line("")
+    shown = -1.0
+
+    def progress(step: str, done: int, total: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if line is not None and (now - shown > 0.5 or done == total):
+            shown = now
+            line.update({"text/plain": f"{step}: {done} of {total}"}, raw=True)
+
+    return progress
+
+
 def display_line(text: str) -> object | None:
     """Show a line in the notebook; return its handle, or None where there is no notebook."""
     ipython = sys.modules.get("IPython")
@@ -228,7 +246,11 @@ def display_line(text: str) -> object | None:
 
 
 def run_all(
-    run_arm: Callable, jobs: list[dict], config: SimpleNamespace, results: Path
+    run_arm: Callable,
+    jobs: list[dict],
+    config: SimpleNamespace,
+    results: Path,
+    prepared: Prepared | None = None,
 ) -> Iterator[dict]:
     """Yield every job's run: recalled, or made by `run_arm` here or on a Dask cluster.
 
@@ -238,9 +260,10 @@ def run_all(
 
     Args:
         jobs: arguments of `run_arm` for each run: arm, seed, folder, save_as.
+        prepared: that the folders are of; None: it is not checked that they still are.
 
     Raises:
-        InputError: an arm's pictures cannot be used, or none of the arms can be trained.
+        InputError: settings or photos changed since the folders were prepared, an arm's pictures cannot be used, or none of the arms can be trained.
     """
     arms = run_arm.__globals__["ARMS"]
     recorded = vars(config)
@@ -248,8 +271,9 @@ def run_all(
         raise InputError("KEPT_REPEAT counts from 0: it must be less than repeats")
     # a cluster's workers have a working directory of their own
     jobs = [{**job, "folder": job["folder"].resolve()} for job in jobs]
+    if prepared is not None:
+        prepared.check_unchanged(recorded)
     for job in jobs:
-        check_prepared(job["folder"], recorded)
         check_job(job, config)
         check_copies(job["folder"], config.copies)
         check_pictures(job["arm"], arms[job["arm"]], job["folder"])
