@@ -263,7 +263,8 @@ def run_all(
         prepared: that the folders are of; None: it is not checked that they still are.
 
     Raises:
-        InputError: settings or photos changed since the folders were prepared, an arm's pictures cannot be used, or none of the arms can be trained.
+        InputError: settings or photos changed since the folders were prepared, an arm's pictures
+            cannot be used, or none of the arms can be trained.
     """
     arms = run_arm.__globals__["ARMS"]
     recorded = vars(config)
