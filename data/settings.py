@@ -2,9 +2,10 @@
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
-from data.files import InputError, one_line, print_any_name
+from data.files import InputError, expand, one_line, print_any_name
 
 # Free texts. `group` may be empty, `subset` too, or None: that of the default data set.
 NAMES = ("dataset", "subset", "data_dir", "results_dir", "group")
@@ -45,11 +46,27 @@ def read_settings(
             value = environ[name.upper()]
             from_environment.append(name)
         setattr(config, name, check_setting(name, value, choices.get(name)))
+    check_places(config)
     print_any_name()
     if from_environment:
         found = ", ".join(f"{name} = {getattr(config, name)!r}" for name in from_environment)
         print(one_line(f"from the environment, whatever the cell above says: {found}"))
     return config
+
+
+def check_places(config: SimpleNamespace) -> None:
+    """Raise InputError where results would lie in the data set, and be a class of the next run."""
+    try:
+        dataset = Path(expand(config.dataset)).resolve(strict=True)
+    except (OSError, ValueError):
+        # a handle, or what prepare_dataset will refuse
+        return
+    results = Path(expand(config.results_dir)).resolve()
+    if dataset.is_dir() and results.is_relative_to(dataset):
+        raise InputError(
+            f"results_dir = {config.results_dir!r}: lies in the data set ({dataset}): choose "
+            "another folder"
+        )
 
 
 def check_setting(name: str, value: object, choices: Iterable[str] | None = None) -> object:

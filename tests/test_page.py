@@ -105,6 +105,14 @@ def test_in_vs_code_it_finds_its_files_beside_itself_and_elsewhere_says_where_it
     assert Path.cwd() == tmp_path
 
 
+def test_started_from_elsewhere_a_script_finds_the_files_beside_itself(first_cell, tmp_path):
+    (tmp_path / "elsewhere" / "another copy").mkdir()
+    (tmp_path / "elsewhere" / "another copy" / "augment.py").touch()
+    (tmp_path / "augment.py").touch()
+    assert first_cell(__file__=str(tmp_path / "notebook.py")) == []
+    assert Path.cwd() == tmp_path
+
+
 @pytest.fixture
 def settings(notebook):
     """Return the settings after an edit of their cell, under an environment."""
@@ -143,6 +151,15 @@ def test_the_environment_overrides_the_cell_and_one_line_says_so(settings, capsy
     (line,) = capsys.readouterr().out.splitlines()
     assert "from the environment" in line and "num_epochs = 2" in line
     assert not [name for name in ("copies", "RANK", "WORLD") if name in line]
+
+
+def test_results_in_the_data_set_are_refused_in_one_line(settings, tmp_path):
+    inside = tmp_path / "photos" / "results"
+    inside.parent.mkdir()
+    with pytest.raises(InputError, match="lies in the data set .*photos.: choose another folder"):
+        settings(dataset=str(inside.parent), results_dir=str(inside))
+    beside = str(tmp_path / "results")
+    assert settings(dataset=str(inside.parent), results_dir=beside).results_dir == beside
 
 
 NAME = "the name of something", ["", " ", None, 7]
