@@ -156,7 +156,7 @@ def test_the_environment_overrides_the_cell_and_one_line_says_so(settings, capsy
 def test_results_in_the_data_set_are_refused_in_one_line(settings, tmp_path):
     inside = tmp_path / "photos" / "results"
     inside.parent.mkdir()
-    with pytest.raises(InputError, match="lies in the data set .*photos.: choose another folder"):
+    with pytest.raises(InputError, match=r"lies in the data set .*photos.: choose another folder"):
         settings(dataset=str(inside.parent), results_dir=str(inside))
     beside = str(tmp_path / "results")
     assert settings(dataset=str(inside.parent), results_dir=beside).results_dir == beside

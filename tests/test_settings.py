@@ -10,6 +10,7 @@ VALUES = {
     "subset": None,
     "data_dir": "data",
     "results_dir": "results",
+    "group": "",
     "train_ratio": 0.8,
     "copies": 3,
     "image_size": 224,
