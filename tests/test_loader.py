@@ -188,7 +188,7 @@ def test_precision_is_the_lowest_that_the_device_does_not_only_emulate(monkeypat
 def test_auto_takes_cuda_then_mps_then_the_cpu(monkeypatch, cuda, mps, chosen, names):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch.mps, "device_count", lambda: int(mps))
     assert devices.choose_device("auto").type == chosen
     assert devices.choose_device("cuda:1") == torch.device("cuda", 1)
     assert devices.list_devices() == names

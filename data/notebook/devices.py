@@ -10,13 +10,16 @@ import torch
 from data.files import InputError
 
 
+# torch.mps is asked for Apple's GPU: cloudpickle fails at functions that name torch.backends.mps
+
+
 def list_devices() -> list[str]:
     """Return the names that the setting `device` may have on this machine."""
     names = ["auto", "cpu"]
     if torch.cuda.is_available():
         names.append("cuda")
         names.extend(f"cuda:{number}" for number in range(torch.cuda.device_count()))
-    if torch.backends.mps.is_available():
+    if torch.mps.device_count() > 0:
         names.append("mps")
     return names
 
@@ -27,7 +30,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
-    if torch.backends.mps.is_available():
+    if torch.mps.device_count() > 0:
         return torch.device("mps")
     return torch.device("cpu")
 

@@ -108,7 +108,7 @@ def read_generators() -> dict:
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
-    if torch.backends.mps.is_available():
+    if torch.mps.device_count() > 0:
         states["mps"] = torch.mps.get_rng_state()
     return states
 
