@@ -35,8 +35,8 @@ def refused(line, source, data_dir, **options):
 
 
 def visible(folder):
-    """Return {relative path: bytes} of every file but the lock, which stays."""
-    return {name: content for name, content in tree(folder).items() if name != ".lock"}
+    """Return {relative path: bytes} of every file that a person looks for."""
+    return {name: content for name, content in tree(folder).items() if not name.startswith(".")}
 
 
 def everything_in(*folders):
@@ -251,7 +251,7 @@ POOLS = {
     "a/b/cats/ 6 a/b/dogs/ 6": "",
     "cars/ 6 trains/ 6": "",
     "control/ 6 test/ 6": "",
-    "cats/images/ 6 cats/masks/ 6 dogs/images/ 6 dogs/masks/ 6": "",
+    "cats/images/ 6 cats/masks/ 6 dogs/images/ 6 dogs/masks/ 6": "12 masks beside their images",
     "cats/anna/ 3 cats/bo/ 3 dogs/anna/ 3 dogs/cleo/ 3": "",
     "cats/ 6 dogs/ 6 IMG_ 30": "30 images beside the class folders are not used",
     "train/ok/ 4 train/nok/ 4 train/unsure/ 4 test/ 5": "test: 5 images have no labels and are",
@@ -269,6 +269,7 @@ def test_pool_of_any_layout_is_split_and_what_is_unused_is_said(tmp_path, data, 
     else:
         assert notes == []
     unused = [path.read_bytes() for path in source.rglob("IMG*")]
+    unused += [path.read_bytes() for path in source.rglob("masks/*")]
     if "test:" in POOLS[layout]:
         unused += everything_in(source / "test")
     assert sorted(used(data) + unused) == everything_in(source)

@@ -10,15 +10,13 @@ import torch
 from data.files import InputError
 
 
-# torch.mps is asked for Apple's GPU: cloudpickle fails at functions that name torch.backends.mps
-
-
 def list_devices() -> list[str]:
     """Return the names that the setting `device` may have on this machine."""
     names = ["auto", "cpu"]
     if torch.cuda.is_available():
         names.append("cuda")
         names.extend(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+    # not torch.backends.mps: a function that names it cannot be sent to a cluster
     if torch.mps.device_count() > 0:
         names.append("mps")
     return names
