@@ -175,7 +175,10 @@ def find_modules(folder: Path) -> list[types.ModuleType]:
         file = getattr(module, "__file__", None)
         if not isinstance(file, str) or not Path(file).is_relative_to(folder):
             continue
-        if not any(Path(file).is_relative_to(place) for place in within):
+        installed = any(Path(file).is_relative_to(place) for place in within)
+        # of another environment, such as one that is not active
+        installed = installed or "site-packages" in Path(file).parts
+        if not installed:
             found.append(module)
     return found
 

@@ -644,8 +644,9 @@ def test_a_cluster_gets_the_modules_of_the_project_but_no_installed_ones(tmp_pat
         module = types.ModuleType(name)
         module.__file__ = str(file)
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(sys, "prefix", str(environment))
-    found = [module.__name__ for module in find_modules(tmp_path)]
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(sys, "prefix", str(environment))
+        found = [module.__name__ for module in find_modules(tmp_path)]
     assert found == ["own_network", "own_layers.blocks"]
     ours = {module.__name__ for module in find_modules(ROOT)}
     assert {"augment", "data", "data.images"} <= ours
