@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -46,6 +46,7 @@ from data.files import (
     expand,
     one_line,
     print_any_name,
+    refuse_case_twins,
     remove_unfinished,
     write_whole,
 )
@@ -257,7 +258,7 @@ def prepare_dataset(
             notes=notes,
             progress=progress,
         )
-        check_case(list(photos), data_dir)
+        refuse_case_twins(list(photos), data_dir)
         if ready_made and group:
             notes.append(f"group = {group} is not used: train and test come with the data set")
             group = ""
@@ -323,33 +324,6 @@ def refuse_own_folder(folders: list[Path]) -> None:
                 f"{folder}: holds files of this project, too, which are no class; move the class "
                 f"folders into a folder of their own and name that: {folder / 'photos'}"
             )
-
-
-def check_case(names: list[str], data_dir: Path) -> None:
-    """Check that the file system of `data_dir` tells all files and their folders apart.
-
-    Raises:
-        InputError: it does not, as their names differ only in case.
-    """
-    if not folds_case(data_dir):
-        return
-    seen = {}
-    for name in names:
-        path = PurePosixPath(name)
-        # its last parent is "."
-        for part in (path, *path.parents):
-            other = seen.setdefault(str(part).casefold(), str(part))
-            if other != str(part):
-                raise InputError(
-                    f"{other}, {part}: these names differ only in case, and {data_dir} does not "
-                    "tell them apart: rename one"
-                )
-
-
-def folds_case(claimed: Path) -> bool:
-    """Tell whether a folder's file system takes names for the same that differ only in case."""
-    # of the lock that is held
-    return (claimed / ".LOCK").exists()
 
 
 class Relations(NamedTuple):
