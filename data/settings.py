@@ -17,6 +17,7 @@ LIMITS = {
     "batch_size": (2, 65536),
     "num_epochs": (1, 100_000),
     "learning_rate": (1e-9, 1.0),
+    "weight_decay": (0.0, 1000.0),
     "repeats": (1, 1000),
     "seed": (0, 2**31 - 1),
 }

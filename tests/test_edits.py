@@ -108,14 +108,30 @@ def test_another_score_is_a_column_and_a_key_and_trains_nothing_again(run, folde
     assert entry["summary"]["auc"] == {"mean": one["auc"], "low": None, "high": None}
 
 
-def test_another_optimiser_is_one_line_of_the_loop_and_trains_again(run, page_as_it_is):
+def test_another_optimiser_is_one_statement_of_the_loop_and_trains_again(run, page_as_it_is):
     (loop,) = [source for source in CODE if source.startswith("def train_model(")]
-    lines = loop.splitlines()
-    (place,) = [number for number, line in enumerate(lines) if "torch.optim.Adam(" in line]
-    indent = "    optimizer = "
-    lines[place] = f"{indent}torch.optim.SGD(model.parameters(), lr=0.01, weight_decay=0.01)"
-    _, trained = run("\n".join(lines))
+    before, after = loop.split("    optimizer = torch.optim.AdamW(\n")
+    _, after = after.split("\n    )\n", maxsplit=1)
+    sgd = "    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, weight_decay=0.01)\n"
+    _, trained = run(before + sgd + after)
     assert trained == BOTH
+
+
+def test_another_schedule_is_a_further_function_and_the_setting_that_names_it(
+    run, folder, page_as_it_is
+):
+    (cell,) = [source for source in CODE if source.startswith("def constant(")]
+    own = """
+
+def halved(optimizer, steps):
+    return torch.optim.lr_scheduler.StepLR(optimizer, step_size=steps // 2, gamma=0.5)
+
+
+SCHEDULES["halved"] = halved
+"""
+    _, trained = run(cell + own, schedule="halved")
+    assert trained == BOTH
+    assert metrics_of(folder)["config"]["schedule"] == "halved"
 
 
 OWN_NETWORK = """

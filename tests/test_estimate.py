@@ -82,11 +82,12 @@ DESIGNS = {  # the run and the photo of each test
 }
 
 
-def simulate(rng, runs, photos, luck, difference):
-    """Return whether each test is right: (400 experiments, arm, test), 0.5 -/+ difference / 2."""
-    easy = 0.15 * rng.normal(size=(400, 1, photos.max() + 1))  # a photo, for all
-    suits = 0.1 * rng.normal(size=(400, 2, photos.max() + 1))  # a photo, for an arm
-    lucky = luck * rng.normal(size=(400, 2, runs.max() + 1))  # a network
+def simulate(rng, runs, photos, luck, difference, experiments=400):
+    """Return whether each test is right: (experiments, arm, test), 0.5 -/+ difference / 2."""
+    # a photo, for all; a photo, for an arm; a network
+    easy = 0.15 * rng.normal(size=(experiments, 1, photos.max() + 1))
+    suits = 0.1 * rng.normal(size=(experiments, 2, photos.max() + 1))
+    lucky = luck * rng.normal(size=(experiments, 2, runs.max() + 1))
     chance = 0.5 + (easy + suits)[..., photos] + lucky[..., runs]
     chance += np.array([[-difference / 2], [difference / 2]])
     return (rng.random(chance.shape) < chance).astype(float)
@@ -103,6 +104,43 @@ def test_false_alarms_coverage_and_power_in_simulated_experiments(design, luck):
         own = [estimate(arm, runs, photos) for arm in right[:, 0]]
         rates.append(np.mean([low <= 0.5 - difference / 2 <= high for _, low, high, *_ in own]))
     assert rates[0] <= 0.09 and rates[1] >= 0.91 and rates[2] >= (0.7 if luck < 0.1 else 0.28)
+
+
+def simulate_looks(rng, pool, luck, difference, experiments):
+    """Return after how many repeats of 5 to 20 each experiment was decided, None for never.
+
+    A pool's five folds are tested in turn, then those of a new shuffle.
+    """
+    looks = []
+    size = pool // 5
+    runs = np.repeat(np.arange(20), size)
+    for _ in range(experiments):
+        photos = np.concatenate([rng.permutation(pool) for _ in range(4)])
+        (right,) = simulate(rng, runs, photos, luck, difference, experiments=1)
+        gains = right[1] - right[0]
+        looks.append(None)
+        for repeats in range(5, 21):
+            tests = slice(repeats * size)
+            found = estimate(gains[tests], runs[tests], photos[tests])
+            if found.p_value < statistics.LEVEL:
+                looks[-1] = repeats
+                break
+    return looks
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.06])
+@pytest.mark.parametrize("pool", [140, 700])
+def test_whoever_looks_after_each_of_5_to_20_repeats_is_rarely_wrong(pool, luck):
+    looks = simulate_looks(np.random.default_rng(7), pool, luck, difference=0, experiments=400)
+    wrong = [repeats for repeats in looks if repeats]
+    assert len(wrong) <= 0.08 * 400
+
+
+def test_a_true_gain_of_twelve_points_is_found_before_the_twentieth_repeat():
+    looks = simulate_looks(np.random.default_rng(7), 700, 0.06, difference=0.12, experiments=100)
+    found = [repeats for repeats in looks if repeats]
+    assert len(found) >= 85
+    assert np.mean(found) < 15
 
 
 def test_one_run_or_ten_are_no_surer_than_their_photos_and_one_test_not_at_all():
@@ -170,22 +208,22 @@ def test_more_than_two_classes_have_macro_averages_of_the_runs():
 
 
 def test_only_tests_that_both_arms_made_are_compared():
-    rows = predictions_of({"original": [10, 12, 11, 28], "mixed": [20, 14, 17]})
+    rows = predictions_of({"original": [10, 12, 11, 13, 14, 28], "mixed": [20, 14, 17, 14, 20]})
     rows = rows.sample(frac=1, random_state=1)  # in whatever order
     found = compare(rows, "original", "mixed", tested=True)
-    assert (found["runs"], found["photos"], found["difference"]) == (3, 84, 18 / 84)
-    assert found["p_value"] == pytest.approx(stats.ttest_1samp([10, 2, 6], 0).pvalue)
+    assert (found["runs"], found["photos"], found["difference"]) == (5, 140, 25 / 140)
+    assert found["p_value"] == pytest.approx(stats.ttest_1samp([10, 2, 6, 1, 6], 0).pvalue)
     assert [type(value) for value in found.values()] == [str, str] + [float] * 4 + [int] * 2
     assert list(found) == ["a", "b", "difference", "low", "high", "p_value", "runs", "photos"]
 
 
-@pytest.mark.parametrize("repeats", [1, 2, 3])
-def test_an_interval_needs_one_or_three_repeats_and_a_p_value_three(repeats):
+@pytest.mark.parametrize("repeats", [1, 2, 3, 4, 5])
+def test_an_interval_needs_one_or_three_repeats_and_a_p_value_five(repeats):
     rows = predictions_of({"original": [0] * repeats, "mixed": [28] * repeats}, shared=True)
     found = compare(rows, "original", "mixed", tested=True)
     assert found["photos"] == 28
     assert (found["low"] is None, found["high"]) == ((True, None) if repeats == 2 else (False, 1))
-    assert (found["p_value"] is None) == (repeats < 3)
+    assert (found["p_value"] is None) == (repeats < 5)
     assert compare(rows, "original", "mixed", tested=False)["p_value"] is None
 
 
@@ -222,7 +260,7 @@ def section_8(notebook):
     ],
 )
 def test_one_question_is_tested_the_first_that_the_arms_allow(notebook, section_8, arms, tested):
-    predictions = predictions_of({arm: [9, 14, 12] for arm in arms})
+    predictions = predictions_of({arm: [9, 14, 12, 15, 11] for arm in arms})
     comparisons = section_8(predictions)
     pairs = [(row["a"], row["b"]) for row in comparisons if row["p_value"] is not None]
     assert pairs == tested
@@ -235,12 +273,20 @@ NO_VERDICT = "No verdict", "networks", "nothing about augmentation", "repeats to
 VERDICTS = [  # (same photos in all repeats, right of a, right of b, what is said)
     (False, [10], [20], ["+35.7", "95 % interval", *NO_VERDICT]),
     (False, [10, 11], [20, 9], ["+14.3", *NO_VERDICT]),
-    (False, [10] * 5, [13, 14, 16, 18, 19], ["Decided: they help", "+21.4", "p = 0.00", "pool"]),
-    (False, [20] * 4, [10, 11, 9, 10], ["Decided: they harm", "-35.7", "p = "]),
-    (False, [17, 5, 13, 14, 14], [17, 13, 18, 19, 15], ["+13.6", "Not", "About 13 ", "10 points"]),
-    (False, [14] * 5, [13, 14, 15, 14, 14], ["Not decided", "About 3 such repeats"]),
-    (False, [14] * 5, [4, 24, 14, 19, 9], ["Not decided", "About 65 such repeats"]),
+    (False, [10] * 4, [20, 21, 19, 22], ["+37.5", "95 % interval", *NO_VERDICT]),
+    (False, [10] * 5, [11, 14, 16, 18, 19], ["Not decided", "99 % interval", "+20.0", "p = 0.01"]),
+    (False, [10] * 5, [16, 14, 16, 18, 19], ["Decided: they help", "+23.6", "p = 0.00", "pool"]),
+    (False, [20] * 5, [10, 11, 9, 10, 8], ["Decided: they harm", "-37.1", "p = "]),
+    (False, [17, 5, 13, 14, 14], [17, 13, 18, 19, 15], ["+13.6", "Not", "About 20 ", "10 points"]),
+    (False, [14] * 5, [13, 14, 15, 14, 14], ["Not decided", "About 5 such repeats"]),
+    (
+        False,
+        [14] * 5,
+        [4, 24, 14, 19, 9],
+        ["Not decided**, nor to be expected by repeat 20", "About 97 such", "more test"],
+    ),
     (True, [14] * 5, [17] * 5, ["+10.7", "Not decided", "More test photos"]),
+    (False, [10] * 21, [14, 18] * 10 + [16], ["Decided", "More than 20 repeats are beyond"]),
 ]
 
 
@@ -250,19 +296,48 @@ def test_the_verdict_says_what_the_figures_allow(notebook, shared, a, b, said):
     found = compare(rows, "original_matched", "augmented", tested=True)
     text = statistics.verdict(notebook.QUESTIONS, [found], rows, seconds=600)
     assert [words for words in said if words not in text] == [], text
-    assert ("ecided" in text) == (", p = " in text) == (len(a) > 2)
+    assert ("ecided" in text) == (", p = " in text) == (len(a) > 4)
     assert len(text.split()) <= 60, text
+
+
+@pytest.mark.parametrize(("shared", "a", "b", "said"), VERDICTS)
+def test_the_interval_of_a_verdict_holds_zero_where_nothing_is_decided(shared, a, b, said):
+    rows = predictions_of({"original": a, "mixed": b}, shared)
+    tested = compare(rows, "original", "mixed", tested=True)
+    if tested["p_value"] is None:
+        return
+    low, high, percent = statistics.choose_interval(rows, tested)
+    assert percent == 99
+    assert (low <= 0 <= high) == (tested["p_value"] >= 0.01)
+    assert low <= tested["low"] <= tested["high"] <= high
+
+
+def test_the_table_of_comparisons_says_which_interval_it_shows():
+    rows = predictions_of({"original": [10, 12, 11, 13, 14], "mixed": [20, 14, 17, 14, 20]})
+    tested = compare(rows, "original", "mixed", tested=True)
+    other = compare(rows, "original", "mixed", tested=False)
+    alone = compare(rows[rows["seed"] < 2], "original", "mixed", tested=True)
+    table = statistics.tabulate_comparisons(rows, [tested, other, alone])
+    assert list(table["at"]) == ["99 %", "95 %", "95 %"]
+    assert list(table["p"]) == [f"{tested['p_value']:.2g}", "not tested", "not tested"]
+    shown = f"{100 * other['low']:+.1f} to {100 * other['high']:+.1f}"
+    assert list(table["interval"][1:]) == [shown, "–"]
 
 
 @pytest.mark.parametrize("runs", [1, 2, 1000])
 def test_no_verdict_is_longer_than_sixty_words(notebook, runs):
-    p_values, needed = [0.000012, 0.9, None] if runs > 2 else [None], [None, 12_345]
+    p_values, needed = [0.000012, 0.9, None] if runs > 4 else [None], [None, 9, 12_345]
     choices = notebook.QUESTIONS, p_values, (0.0, -0.98765, 0.12345), needed
+    low, high = (None, None) if runs == 2 else (-1.0, 1.0)
     for (a, b), p_value, gain, more in itertools.product(*choices):
         row = {"a": a, "b": b, "difference": gain, "p_value": p_value, "runs": runs, "photos": 140}
-        row |= {"low": None, "high": None} if runs == 2 else {"low": -1.0, "high": 1.0}
-        question = notebook.QUESTIONS[a, b]
-        text = statistics.describe_comparison(question, row, more, seconds=123_456.7)
+        text = statistics.describe_comparison(
+            question=notebook.QUESTIONS[a, b],
+            comparison=row,
+            interval=statistics.ShownInterval(low, high, percent=99),
+            needed=more,
+            seconds=123_456.7,
+        )
         assert len((text + " *Of drawings, not of photos.*").split()) <= 60, text
         assert text.startswith("**Not tested") == (runs > 2 and p_value is None)
 

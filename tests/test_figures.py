@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 
 from data.notebook import figures
+from data.notebook.statistics import choose_interval, compare
 
 
 def predictions_of(labels, answers, arm="mixed"):
@@ -71,3 +72,28 @@ def test_drawings_are_said_to_be_drawings_in_the_title():
     figure.suptitle("Losses")
     figures.mark_drawings(figure)
     assert figure.get_suptitle() == "Losses  (drawings, not photos)"
+
+
+def gains_of(gained):
+    """Return predictions of two arms, the second of which names so many of 28 photos more."""
+    rows = []
+    for seed, more in enumerate(gained):
+        for arm, right in (("original", 10), ("mixed", 10 + more)):
+            answers = ["a"] * right + ["b"] * (28 - right)
+            run = predictions_of(["a"] * 28, answers, arm)
+            rows.append(run.assign(seed=seed, path=[f"{seed}/{photo}.jpg" for photo in range(28)]))
+    return pd.concat(rows)
+
+
+def test_the_interval_drawn_of_the_tested_question_is_that_of_the_verdict():
+    predictions = gains_of([1, 4, 3, 2, 6])
+    tested = compare(predictions, "original", "mixed", tested=True)
+    other = compare(predictions, "original", "mixed")
+    figure = figures.plot_gains(predictions, [tested, other], chance=0.5)
+    _, right = figure.axes
+    lines = [line.get_xdata() for line in right.lines if line.get_linestyle() == "-"]
+    drawn = [tuple(ends) for ends in lines if len(ends) == 2 and ends[0] != ends[1]]
+    shown = [choose_interval(predictions, row) for row in (tested, other)]
+    assert drawn == [(100 * interval.low, 100 * interval.high) for interval in shown]
+    names = [label.get_text() for label in right.get_yticklabels()]
+    assert ["99 % interval" in names[0], "95 % interval" in names[1]] == [True, True]

@@ -123,6 +123,7 @@ def settings(notebook):
         "arms": list(notebook.ARMS),
         "operations": list(notebook.OPERATIONS),
         "model": ["resnet18", "resnet50"],
+        "schedule": list(notebook.SCHEDULES),
         "device": ["auto", "cpu"],
     }
 
@@ -137,7 +138,8 @@ def test_defaults_are_those_of_the_experiment(settings, capsys):
         "dataset": "samuelcortinhas/cats-and-dogs-image-classification",
         "subset": None, "data_dir": "data", "results_dir": "results", "train_ratio": 0.8,
         "copies": 3, "operations": "", "image_size": 224, "batch_size": 32, "num_epochs": 10,
-        "learning_rate": 0.001, "model": "resnet50", "arms": "original,augmented", "repeats": 1,
+        "learning_rate": 0.001, "weight_decay": 0.0, "schedule": "constant",
+        "model": "resnet50", "arms": "original,augmented", "repeats": 1,
         "drop_duplicates": True, "group": "", "seed": 42, "device": "auto",
     }  # fmt: skip
     assert capsys.readouterr().out == ""
@@ -170,6 +172,8 @@ BAD = {  # what is allowed, and values that are not
     "batch_size": ("a whole number from 2 to 65536", [1, "1e9"]),
     "num_epochs": ("a whole number from 1 to 100000", [0, "ten"]),
     "learning_rate": ("a number from 1e-09 to 1", ["nan", "inf", 0, -0.1]),
+    "weight_decay": ("a number from 0 to 1000", ["nan", "inf", -0.1, 1001]),
+    "schedule": ("one of constant, cosine", ["linear", "", "constant,cosine"]),
     "repeats": ("a whole number from 1 to 1000", ["10**9", 0]),
     "seed": ("a whole number from 0 to 2.14748e+09", [-1, 2**31, 0.5]),
     "model": ("one of resnet18, resnet50", ["vgg16", "", "resnet18,resnet50"]),

@@ -18,7 +18,7 @@ from torch import nn
 
 from augment import augment_folder
 from data.notebook import devices, runs
-from data.notebook.loader import load_dataset
+from data.notebook.loader import load_dataset, normalize
 from data.prepare import prepare_dataset
 
 ARMS = ["original", "augmented", "original_matched", "mixed"]
@@ -65,8 +65,12 @@ class Stopped(BaseException):
     """Stands for whatever ends a run."""
 
 
-def train(small, photos, path=None, stop_at=None, every=5.0, steps=17):
-    """Train epochs of two batches; return losses, weights, and the steps that were taken."""
+def train(small, photos, path=None, stop_at=None, **options):
+    """Train epochs of two batches; return losses, weights, and the steps that were taken.
+
+    Args:
+        options: further arguments of train_model.
+    """
     taken = []
 
     def report(done, steps, losses):
@@ -76,8 +80,9 @@ def train(small, photos, path=None, stop_at=None, every=5.0, steps=17):
 
     model = small.initialize_model(2, 1)
     loader = load_dataset(photos, 16, 3, seed=1)
-    checkpoint = runs.Checkpoint(path, every=every, clock=clock_of(10))
-    losses = small.train_model(model, loader, steps, 0.01, checkpoint, report)
+    checkpoint = runs.Checkpoint(path, every=5.0, clock=clock_of(10))
+    how = {"steps": 17, "learning_rate": 0.01, "checkpoint": checkpoint, "report": report}
+    losses = small.train_model(model, loader, **how | options)
     return losses, model.state_dict(), taken
 
 
@@ -100,6 +105,61 @@ def test_training_that_was_stopped_goes_on_and_ends_with_the_same_weights(
     assert taken[0] == next_step
     assert losses == expected
     assert equal(weights, again)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_training_goes_on_exactly_with_weight_decay_and_every_schedule(
+    small, photos, tmp_path, schedule, weight_decay
+):
+    options = {"schedule": schedule, "weight_decay": weight_decay}
+    expected, weights, _ = train(small, photos, **options)
+    path = tmp_path / "state.pt"
+    for stop_at in (4, 10, 15):
+        with pytest.raises(Stopped):
+            train(small, photos, path, stop_at, **options)
+    losses, again, taken = train(small, photos, path, **options)
+    assert taken[0] == 15
+    assert losses == expected
+    assert equal(weights, again)
+
+
+def test_without_weight_decay_the_optimiser_is_adam_to_the_last_bit(small, photos):
+    _, weights, _ = train(small, photos, steps=7)
+    model = small.initialize_model(2, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
+    loader = load_dataset(photos, 16, 3, seed=1)
+    for step in range(7):
+        if step % 2 == 0:
+            loader.sampler.set_epoch(step // 2)
+            batches = iter(loader)
+        images, labels = next(batches)
+        loss = nn.functional.cross_entropy(model(normalize(images)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert equal(weights, model.state_dict())
+
+
+def test_weight_decay_makes_weights_smaller(small, photos):
+    _, free, _ = train(small, photos)
+    _, decayed, _ = train(small, photos, weight_decay=5.0)
+    assert decayed["fc.weight"].norm() < 0.9 * free["fc.weight"].norm()
+
+
+def test_the_cosine_schedule_ends_at_zero_and_the_constant_one_where_it_began(small):
+    for schedule, last, middle in (("cosine", 0.0, 0.05), ("constant", 0.1, 0.1)):
+        optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+        scheduler = small.globals["SCHEDULES"][schedule](optimizer, steps=40)
+        rates = []
+        for _ in range(40):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        assert rates[0] == 0.1
+        assert rates[20] == pytest.approx(middle)
+        assert rates == sorted(rates, reverse=True)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(last, abs=1e-12)
 
 
 def test_a_state_that_cannot_be_read_is_said_and_the_run_begins_anew(
@@ -162,7 +222,8 @@ def split(tmp_path_factory):
 def experiment(small, split, tmp_path):
     """Make the runs of some arms as the training cell does, in results of their own."""
     settings = {"seed": 7, "copies": 2, "image_size": 32, "batch_size": 8, "num_epochs": 2}
-    settings |= {"learning_rate": 0.01, "model": "resnet18", "device": "cpu"}
+    settings |= {"learning_rate": 0.01, "weight_decay": 0.0, "schedule": "constant"}
+    settings |= {"model": "resnet18", "device": "cpu"}
     settings |= {"arms": ",".join([*ARMS, "own"]), "repeats": 2}
     results = tmp_path / "results"
 
@@ -187,10 +248,10 @@ def trainings(small):
     calls = []
     whole = small.train_model
 
-    def train_model(model, loader, *others):
+    def train_model(model, loader, *others, **options):
         weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         calls.append((weights, loader))
-        return whole(model, loader, *others)
+        return whole(model, loader, *others, **options)
 
     small.globals["train_model"] = train_model
     return calls

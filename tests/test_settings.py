@@ -17,6 +17,7 @@ VALUES = {
     "batch_size": 32,
     "num_epochs": 10,
     "learning_rate": 0.001,
+    "weight_decay": 0.0,
     "repeats": 1,
     "seed": 42,
     "drop_duplicates": True,

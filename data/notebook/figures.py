@@ -18,7 +18,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 from data.files import one_line, write_whole
 from data.images import find_images, load_image
 from data.notebook.loader import decode_image
-from data.notebook.statistics import pair_tests
+from data.notebook.statistics import choose_interval, pair_tests
 
 # fonts that have Chinese, Japanese and Korean characters, on one system or another
 FURTHER_FONTS = [
@@ -301,18 +301,22 @@ def plot_gains(predictions: pd.DataFrame, comparisons: Sequence[dict], chance: f
     left.set(xlabel="", title="black line: always naming the commonest class")
     left.set_xticks(range(len(accuracy)), accuracy.index)
 
+    names = []
     for place, comparison in enumerate(comparisons):
         colour = colour_of(comparison["b"])
         gains = pair_tests(predictions, comparison["a"], comparison["b"])
         of_repeats = gains.groupby("seed")["gain"].mean()
         right.plot(100 * of_repeats, [place] * len(of_repeats), "o", color=colour, alpha=0.5)
         right.plot(100 * comparison["difference"], place + 0.2, "D", color=colour)
-        if comparison["low"] is not None:
-            ends = [100 * comparison["low"], 100 * comparison["high"]]
+        interval = choose_interval(predictions, comparison)
+        name = f"{comparison['a']} →\n{comparison['b']}"
+        if interval.low is not None:
+            ends = [100 * interval.low, 100 * interval.high]
             style = "-" if comparison["runs"] > 2 else ":"
             right.plot(ends, [place + 0.2, place + 0.2], style, color=colour)
+            name = f"{name}\n({interval.percent} % interval)"
+        names.append(name)
     right.axvline(0, color="black", linewidth=1)
-    names = [f"{row['a']} →\n{row['b']}" for row in comparisons]
     right.set_yticks(range(len(comparisons)), names)
     right.set(
         xlabel="gain in accuracy, percentage points",

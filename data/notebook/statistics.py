@@ -10,8 +10,14 @@ from scipy.stats import t as student_t
 
 from data.files import one_line
 
-# fewer runs say too little of the next one
-FEWEST_RUNS = 3
+# of two repeats an interval would say too little of the next one
+FEWEST_FOR_INTERVAL = 3
+# a verdict may be looked for after each of so many repeats ...
+FEWEST_FOR_VERDICT = 5
+MOST_FOR_VERDICT = 20
+# ... as decided means p below this: whoever looks 16 times is wrong in 10 to 18 of 100 experiments
+# at a level of 0.05, in 2 to 5 at one of 0.01 (simulated as in tests/test_estimate.py)
+LEVEL = 0.01
 # what is recommended everywhere
 RECOMMENDED_REPEATS = 10
 # a verdict looks for a gain of ten points, in four of five experiments
@@ -20,9 +26,10 @@ POWER = 0.8
 
 
 class Estimate(NamedTuple):
-    """A mean with its 95 % interval, the p-value of its being 0, and its standard error.
+    """A mean with its interval, the p-value of its being 0, and its standard error.
 
-    Of a single test all but the mean are None.
+    The interval is at 95 % unless `estimate` was told another. Of a single test all but the mean
+    are None.
     """
 
     mean: float
@@ -82,20 +89,23 @@ def find_terms(values: Sequence, runs: Sequence, photos: Sequence) -> Terms:
     return Terms(of_runs, of_photos, shared, variance, freedom)
 
 
-def estimate(values: Sequence, runs: Sequence, photos: Sequence) -> Estimate:
+def estimate(
+    values: Sequence, runs: Sequence, photos: Sequence, confidence: float = 0.95
+) -> Estimate:
     """Estimate a mean over tests of photos by runs, with Student's t and `find_terms`.
 
     Args:
         values: (n,) of each test, such as 1 for right and 0 for wrong.
         runs: (n,) names of the runs that tested.
         photos: (n,) names of the photos that were tested.
+        confidence: of the interval.
     """
     mean = np.asarray(values, dtype=float).mean()
     if len(values) < 2:
         return Estimate(mean, low=None, high=None, p_value=None, error=None)
     terms = find_terms(values, runs, photos)
     error = terms.variance**0.5
-    low, high = student_t.interval(0.95, terms.freedom, mean, error)
+    low, high = student_t.interval(confidence, terms.freedom, mean, error)
     p_value = 2 * student_t.sf(abs(mean) / error, terms.freedom)
     return Estimate(mean, low, high, p_value, error)
 
@@ -141,7 +151,7 @@ def estimate_share(tests: pd.DataFrame, repeats: int) -> dict:
         return make_interval(0.0)
     right = tests["label"] == tests["prediction"]
     found = estimate(right, tests["seed"], tests["path"])
-    if repeats > 1 and tests["seed"].nunique() < FEWEST_RUNS:
+    if repeats > 1 and tests["seed"].nunique() < FEWEST_FOR_INTERVAL:
         return make_interval(clip(found.mean))
     return make_interval(clip(found.mean), low=clip(found.low), high=clip(found.high))
 
@@ -286,7 +296,7 @@ def compare(predictions: pd.DataFrame, a: str, b: str, tested: bool = False) -> 
 
     Returns:
         {"a", "b", "difference", "low", "high", "p_value", "runs", "photos"}: shares from -1 to 1;
-        no interval from two runs; a p-value only if `tested`, and from three runs on.
+        no interval from two runs; a p-value only if `tested`, and from five runs on.
     """
     gains = pair_tests(predictions, a, b)
     found = estimate(gains["gain"], gains["seed"], gains["path"])
@@ -301,30 +311,73 @@ def compare(predictions: pd.DataFrame, a: str, b: str, tested: bool = False) -> 
         "runs": runs,
         "photos": gains["path"].nunique(),
     }
-    if runs == 2:
+    if 1 < runs < FEWEST_FOR_INTERVAL:
         comparison["low"] = None
         comparison["high"] = None
-    if tested and runs >= FEWEST_RUNS:
+    if tested and runs >= FEWEST_FOR_VERDICT:
         comparison["p_value"] = float(found.p_value)
     return comparison
 
 
-def tabulate_comparisons(comparisons: Sequence[dict]) -> pd.DataFrame:
-    """Return the comparisons as a table for readers.
+class ShownInterval(NamedTuple):
+    """What the page shows of a comparison; `low` and `high` are None where there is no interval."""
+
+    low: float | None
+    high: float | None
+    percent: int
+
+
+def choose_interval(predictions: pd.DataFrame, comparison: dict) -> ShownInterval:
+    """Return the interval that the page shows of a comparison, in shares from -1 to 1.
+
+    Of the tested one that of the verdict, which holds zero where nothing is decided; of any other
+    the one at 95 %.
 
     Args:
+        comparison: of `compare`, made from the predictions.
+    """
+    if comparison["p_value"] is None:
+        return ShownInterval(comparison["low"], comparison["high"], percent=95)
+    gains = pair_tests(predictions, comparison["a"], comparison["b"])
+    found = estimate(gains["gain"], gains["seed"], gains["path"], confidence=1 - LEVEL)
+    low = clip(found.low, least=-1)
+    high = clip(found.high, least=-1)
+    return ShownInterval(low, high, percent=round(100 * (1 - LEVEL)))
+
+
+def format_interval(interval: ShownInterval) -> str:
+    """Return an interval as text, in percentage points: -3.4 to +6.6."""
+    if interval.low is None:
+        return "–"
+    return f"{100 * interval.low:+z.1f} to {100 * interval.high:+z.1f}"
+
+
+def tabulate_comparisons(predictions: pd.DataFrame, comparisons: Sequence[dict]) -> pd.DataFrame:
+    """Return the comparisons as a table for readers, gains in percentage points.
+
+    Args:
+        predictions: that they were made from.
         comparisons: of `compare`.
     """
-    table = pd.DataFrame(comparisons).round(3).rename(columns={"runs": "repeats"})
-    for row, comparison in enumerate(comparisons):
-        if comparison["p_value"] is None:
-            table["p_value"] = table["p_value"].astype(object)
-            table.loc[row, "p_value"] = "not tested"
-    return table
+    rows = []
+    for comparison in comparisons:
+        interval = choose_interval(predictions, comparison)
+        p_value = comparison["p_value"]
+        row = {
+            "arms": f"{comparison['a']} → {comparison['b']}",
+            "points gained": f"{100 * comparison['difference']:+z.1f}",
+            "interval": format_interval(interval),
+            "at": f"{interval.percent} %",
+            "p": "not tested" if p_value is None else f"{p_value:.2g}",
+            "repeats": comparison["runs"],
+            "photos": comparison["photos"],
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def repeats_needed(gains: pd.DataFrame) -> int | None:
-    """Return how many such repeats show a gain of ten points in 80 of 100 experiments.
+    """Return how many such repeats decide on a gain of ten points in 80 of 100 experiments.
 
     None: they do not help, as most of the variance is what repeats share by testing the same
     photos.
@@ -341,7 +394,7 @@ def repeats_needed(gains: pd.DataFrame) -> int | None:
     error_of_one = error * gains["seed"].nunique() ** 0.5
     repeats = 2
     while True:
-        quantiles = student_t.ppf((0.975, POWER), repeats - 1)
+        quantiles = student_t.ppf((1 - LEVEL / 2, POWER), repeats - 1)
         if quantiles.sum() * error_of_one / repeats**0.5 <= GAIN_TO_FIND:
             return repeats
         repeats += 1
@@ -365,15 +418,27 @@ def verdict(
         return "These arms allow no comparison."
     first = comparisons[0]
     gains = pair_tests(predictions, first["a"], first["b"])
-    question = questions[first["a"], first["b"]]
-    return describe_comparison(question, first, repeats_needed(gains), seconds)
+    return describe_comparison(
+        question=questions[first["a"], first["b"]],
+        comparison=first,
+        interval=choose_interval(predictions, first),
+        needed=repeats_needed(gains),
+        seconds=seconds,
+    )
 
 
-def describe_comparison(question: str, comparison: dict, needed: int | None, seconds: float) -> str:
+def describe_comparison(
+    question: str,
+    comparison: dict,
+    interval: ShownInterval,
+    needed: int | None,
+    seconds: float,
+) -> str:
     """Return what a comparison allows to say, in at most 60 words of Markdown.
 
     Args:
         question: that was asked.
+        interval: of `choose_interval`.
         needed: of `repeats_needed`.
         seconds: that a repeat takes here.
     """
@@ -382,12 +447,10 @@ def describe_comparison(question: str, comparison: dict, needed: int | None, sec
     runs = comparison["runs"]
     p_value = comparison["p_value"]
     gain = f"{b} against {a}: {100 * comparison['difference']:+z.1f} points of accuracy"
-    if comparison["low"] is not None:
-        low = 100 * comparison["low"]
-        high = 100 * comparison["high"]
-        gain = f"{gain} (95 % interval {low:+z.1f} to {high:+z.1f})"
+    if interval.low is not None:
+        gain = f"{gain} ({interval.percent} % interval {format_interval(interval)})"
 
-    if runs < FEWEST_RUNS:
+    if runs < FEWEST_FOR_VERDICT:
         minutes = math.ceil(RECOMMENDED_REPEATS * seconds / 60)
         return (
             f"**No verdict.** {gain}, between {2 * runs} networks. Other seeds give other "
@@ -398,11 +461,22 @@ def describe_comparison(question: str, comparison: dict, needed: int | None, sec
     if p_value is None:
         return f"**Not tested.** {gain}."
     gain = f"{gain}, p = {p_value:.2g}."
-    if p_value < 0.05:
+    is_beyond = runs > MOST_FOR_VERDICT
+    if is_beyond:
+        gain = f"{gain} More than {MOST_FOR_VERDICT} repeats are beyond the rule."
+    if p_value < LEVEL:
         answer = "they help" if comparison["difference"] > 0 else "they harm"
         return f"**Decided: {answer}** networks trained on photos of this pool. {gain}"
     if needed is None:
         return f"**Not decided.** {gain} More test photos would help, more repeats would not."
+    if is_beyond:
+        return f"**Not decided.** {gain} More test photos help, or networks that scatter less."
+    if needed > MOST_FOR_VERDICT:
+        return (
+            f"**Not decided**, nor to be expected by repeat {MOST_FOR_VERDICT}. {gain} About "
+            f"{needed} such repeats would find 10 points; more test photos help, or networks that "
+            "scatter less."
+        )
     minutes = math.ceil(needed * seconds / 60)
     return (
         f"**Not decided.** {gain} About {needed} such repeats ({minutes} minutes here) would find "
