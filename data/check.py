@@ -28,11 +28,15 @@ MOST_HASH_BITS = 6  # of 64
 MOST_GREY_DIFFERENCE = 8  # of 255, mean of the thumbnail
 MOST_NOISE = 1  # of 255: two pictures that differ by less show the same in any set
 MUCH_MORE_ALIKE = 0.2  # the difference as a part of what is usual in the class (`choose_limits`)
+# A place may differ by so many times as much as the whole: a compressed photo's edges do, but not
+# what moved before a fixed camera. Of a set whose pictures differ much this allows everything.
+MOST_AT_A_PLACE = 32
 LEAST_TO_COMPARE_WITH = 8  # pictures that tell what is usual
 MOST_TO_COMPARE_WITH = 32
 MOST_COLOUR_DIFFERENCE = 48  # of 255, anywhere in the thumbnail
 # What two of them may still differ in if only one of two labels can be right (`contradict`).
 MOST_RECOMPRESSION = 2  # of 255, mean of the thumbnail
+MOST_RECOMPRESSION_AT_A_PLACE = 32  # of 255, anywhere in it
 
 # How many are compared at once, for memory's sake: these times all photos; pairs of thumbnails.
 ROWS_AT_A_TIME = 256
@@ -402,10 +406,13 @@ def find_duplicates(
     Their perceptual hashes (`imagehash.phash`, Zauner 2010) differ in at most 6 of 64 bits, their
     colours by less than 48 of 255 in every eighth of width and height, and their grey thumbnails
     on the whole by less than 8, and by much less than the pictures of a class do among themselves
-    (`choose_limits`). A mirror image counts within a class: some tell left from right.
+    (`choose_limits`), at no place by 32 times as much. A mirror image counts within a class: some
+    tell left from right.
     """
     if not photos:
         return []
+    # what comes before the pairs takes a while, too
+    progress("comparing images", 0, len(photos))
     greys = np.array([photo.grey for photo in photos], dtype=np.int16)
     mosaics = np.array([mosaic(photo) for photo in photos], dtype=np.float32)
     _, labels = np.unique([photo.label for photo in photos], return_inverse=True)
@@ -514,7 +521,9 @@ def look_alike(
 ) -> np.ndarray:
     """Tell of M pairs which show the same (M,), by thumbnails, mosaics and limits of both."""
     grey_differences = np.abs(greys - other_greys)
-    same_grey = grey_differences.mean(axis=(1, 2)) < np.minimum(limits, other_limits)
+    most = np.minimum(limits, other_limits)
+    same_grey = grey_differences.mean(axis=(1, 2)) < most
+    same_grey &= grey_differences.max(axis=(1, 2), initial=0) < MOST_AT_A_PLACE * most
     colour_differences = np.abs(mosaics - other_mosaics)
     same_colour = colour_differences.max(axis=(1, 2, 3), initial=0) < MOST_COLOUR_DIFFERENCE
     return same_grey & same_colour
@@ -558,14 +567,29 @@ def read_folder(folder: str | Path) -> tuple[list[str], list[Photo]]:
     return names, photos
 
 
+def find_conflicts(
+    photos: list[Photo], pairs: list[tuple[int, int]], progress: Progress = show_nothing
+) -> list[tuple[int, int]]:
+    """Return those of the pairs of duplicates whose two labels cannot both be right."""
+    conflicts = []
+    for done, (i, j) in enumerate(pairs, start=1):
+        # a fixed camera's photos make a hundred thousand
+        progress("comparing labels", done, len(pairs))
+        if contradict(photos[i], photos[j]):
+            conflicts.append((i, j))
+    return conflicts
+
+
 def contradict(a: Photo, b: Photo) -> bool:
     """Tell whether two duplicates are so alike that their labels cannot both be right."""
     if a.label == b.label:
         return False
     if a.digest == b.digest:
         return True
-    difference = np.abs(a.colour.astype(int) - b.colour).mean(axis=(0, 1))
-    return difference.max() < MOST_RECOMPRESSION
+    differences = np.abs(a.colour.astype(int) - b.colour)
+    if differences.max() >= MOST_RECOMPRESSION_AT_A_PLACE:
+        return False
+    return differences.mean(axis=(0, 1)).max() < MOST_RECOMPRESSION
 
 
 def link_copies(photos: list[Photo], notes: list[str]) -> list[tuple[int, int]]:

@@ -28,8 +28,8 @@ from data.check import (
     Photo,
     Progress,
     compile_group,
-    contradict,
     digest_of,
+    find_conflicts,
     find_duplicates,
     find_series,
     is_blank,
@@ -167,9 +167,10 @@ class Prepared:
 
     def __str__(self) -> str:
         details = [f"left out: {path}: {reason}" for path, reason in self.unreadable.items()]
-        details += [f"the same photo under two labels: {a} = {b}" for a, b in self.conflicts]
+        for a, b in spread_pairs(self.conflicts):
+            details.append(f"the same photo under two labels: {a} = {b}")
         details += [f"not in train, as test holds it: {name}" for name in self.dropped]
-        details += [f"duplicates: {a} = {b}" for a, b in self.duplicates]
+        details += [f"duplicates: {a} = {b}" for a, b in spread_pairs(self.duplicates)]
         hidden = len(details) - MOST_DETAILS
         if hidden > 0:
             details[MOST_DETAILS:] = [f"… and {hidden} lines more"]
@@ -296,6 +297,11 @@ def prepare_dataset(
         if relations.duplicates:
             fate = "kept on one side or left out" if drop_duplicates else "used where they lie"
             notes.append(f"{len(relations.duplicates)} pairs of duplicates, {fate} ({CURE})")
+        if relations.conflicts:
+            fate = "left out" if drop_duplicates else "used"
+            notes.append(
+                f"{len(relations.conflicts)} pairs of them have two labels, and are {fate}"
+            )
         used = set(plans[0].values())
         prepared = Prepared(
             folders=folders,
@@ -314,6 +320,23 @@ def prepare_dataset(
         )
         prepared.write_details(data_dir)
     return prepared
+
+
+def spread_pairs(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return pairs of photos in another order: first those that show photos not shown before.
+
+    Of a photo that is there four hundred times the first twenty pairs would show nothing else.
+    """
+    first = []
+    later = []
+    shown = set()
+    for pair in pairs:
+        if shown.isdisjoint(pair):
+            first.append(pair)
+            shown.update(pair)
+        else:
+            later.append(pair)
+    return first + later
 
 
 def refuse_own_folder(folders: list[Path]) -> None:
@@ -355,7 +378,7 @@ def relate_photos(
     values = list(photos.values())
     pairs = find_duplicates(values, progress)
     duplicates = [(names[i], names[j]) for i, j in pairs]
-    conflicts = [(names[i], names[j]) for i, j in pairs if contradict(values[i], values[j])]
+    conflicts = [(names[i], names[j]) for i, j in find_conflicts(values, pairs, progress)]
     links = link_groups(names, group)
     if group:
         belonging = np.bincount(number_groups(len(names), links))
@@ -406,7 +429,9 @@ def without_conflicts(
             f"class {label} has only blank images, of one colour, as another class has; if their "
             f"shapes are in the transparency alone, put a ground under them: {of_class[0].file}"
         )
-    raise InputError(f"class {label} has only photos under two labels ({CURE})")
+    of_label = [pair for pair in conflicts if label in {photos[name].label for name in pair}]
+    a, b = of_label[0]
+    raise InputError(f"class {label} has only photos under two labels, such as {a} = {b} ({CURE})")
 
 
 def share_of_test(train_ratio: float) -> Fraction:
@@ -447,7 +472,10 @@ def raise_one_sided(name: str, num_groups: int, train_ratio: float, group: str) 
             f"group = {group}: {one_sided}, as it has {num_groups} groups of photos; "
             f"a smaller train_ratio than {train_ratio} needs fewer, or another pattern makes more"
         )
-    raise InputError(f"{one_sided}, as its photos count as duplicates ({CURE})")
+    raise InputError(
+        f"{one_sided}, as its photos count as duplicates, which those of a film or a fixed camera "
+        f"may ({CURE})"
+    )
 
 
 def choose_test(
