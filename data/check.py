@@ -94,12 +94,20 @@ def show_nothing(step: str, done: int, total: int) -> None:
     """Progress that nobody looks at."""
 
 
-def list_files(parts: dict[str, Path], ready_made: bool, notes: list[str]) -> dict[str, ImageFile]:
+def list_files(
+    parts: dict[str, Path],
+    ready_made: bool,
+    notes: list[str],
+    sides: dict[str, str] | None = None,
+) -> dict[str, ImageFile]:
     """Return every image file of a data set by its name, which is in Unicode NFC.
 
     A name is "train/class/file" or "test/class/file" of a ready-made split, else "class/file", or
     "class/part_file" where several pooled parts hold the same name. Masks are left out; a line
     that says so is added to `notes`.
+
+    Args:
+        sides: {folder in each class: "train" or "test"} of a split that lies inside the classes.
 
     Raises:
         InputError: fewer than two classes, not the same in all parts, or one without an image.
@@ -112,11 +120,18 @@ def list_files(parts: dict[str, Path], ready_made: bool, notes: list[str]) -> di
         for label, paths in found[part].items():
             times.update((label, name_inside(folder, path)) for path in paths)
     files = {}
+    unused = 0
     for part, folder in parts.items():
         for label in sorted(found[part]):
             for path in found[part][label]:
                 inner = name_inside(folder, path)
-                if ready_made:
+                if sides:
+                    part_of_class, _, rest = inner.partition("/")
+                    if part_of_class not in sides:
+                        unused += 1
+                        continue
+                    name = f"{sides[part_of_class]}/{label}/{rest}"
+                elif ready_made:
                     name = f"{part}/{label}/{inner}"
                 elif times[label, inner] > 1:
                     first, slash, rest = f"{part}_{inner}".partition("/")
@@ -130,6 +145,8 @@ def list_files(parts: dict[str, Path], ready_made: bool, notes: list[str]) -> di
                 if "\r" in name:
                     raise InputError(f"{path}: a line break in its name: rename it")
                 files[name] = ImageFile(path=path, label=label, class_folder=folder / label)
+    if unused:
+        notes.append(f"{unused} images beside {' and '.join(sides)} in the classes are not used")
     return files
 
 
@@ -277,8 +294,12 @@ def read_photos(
     converted: Path,
     notes: list[str],
     progress: Progress = show_nothing,
+    sides: dict[str, str] | None = None,
 ) -> tuple[dict[str, Photo], dict[str, str]]:
     """Decode every image of a data set once; `converted` gets those deeper than 8 bits as PNG.
+
+    Args:
+        sides: as of `list_files`.
 
     Returns:
         {name as of `list_files`: photo}, {path of an unreadable image: reason}. What else a reader
@@ -287,7 +308,7 @@ def read_photos(
     Raises:
         InputError: as `list_files`, or no image of a class can be read.
     """
-    files = list_files(parts, ready_made, notes)
+    files = list_files(parts, ready_made, notes, sides)
     photos = {}
     unreadable = {}
     # Pillow decodes outside Python's lock

@@ -248,7 +248,7 @@ def prepare_dataset(
             subset = ""
         elif subset is None:
             subset = "test" if is_default(dataset) else ""
-        parts, ready_made, notes = find_parts(folder, subset)
+        parts, ready_made, notes, sides = find_parts(folder, subset)
         refuse_own_folder(list(parts.values()))
         keep_apart(list(parts.values()), data_dir)
 
@@ -258,6 +258,7 @@ def prepare_dataset(
             converted=data_dir / "source" / "8-bit",
             notes=notes,
             progress=progress,
+            sides=sides,
         )
         refuse_case_twins(list(photos), data_dir)
         if ready_made and group:
@@ -696,7 +697,7 @@ def progress_line() -> Iterator[Progress]:
     if sys.stderr is None or not sys.stderr.isatty():
         yield show_nothing
         return
-    with tqdm(unit="image", leave=False) as bar:
+    with tqdm(unit="", leave=False) as bar:
 
         def progress(step: str, done: int, total: int) -> None:
             if bar.desc != f"{step}: ":

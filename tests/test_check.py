@@ -202,6 +202,59 @@ def test_blank_images_are_counted_and_named(small_pool, data):
     assert prepared.notes == [line]
 
 
+def fill(folder: Path, counts: dict[str, int]) -> Path:
+    """Save so many photos in sub-folders of a folder; no two look alike."""
+    for base, (name, count) in enumerate(counts.items()):
+        for number in range(count):
+            save_photo(folder / name / f"{number}.jpg", 100 * base + number)
+    return folder
+
+
+def everything_below(*folders: Path) -> list[bytes]:
+    return sorted(content for folder in folders for content in tree(folder).values())
+
+
+def test_split_that_lies_inside_the_classes_is_used_and_said(tmp_path, data):
+    counts = {"cats/Train": 6, "cats/val": 2, "dogs/Train": 5, "dogs/val": 3}
+    source = fill(tmp_path / "set", counts)
+    save_photo(source / "dogs" / "loose.jpg", 900)
+    prepared = prepare_dataset(str(source), data)
+    assert prepared.notes == [
+        "every class holds Train and val, which are used as such (subset=. splits all of it anew)",
+        "1 images beside Train and val in the classes are not used",
+    ]
+    for part, folder in (("train", "Train"), ("test", "val")):
+        for label in ("cats", "dogs"):
+            assert tree(data / part / label) == tree(source / label / folder)
+    again = prepare_dataset(str(source), data, subset=".")
+    assert again.classes == ["cats", "dogs"]
+    assert everything_below(data / "train", data / "test") == everything_below(source)
+
+
+def test_of_a_split_inside_the_classes_train_lacks_what_test_holds(tmp_path, data):
+    source = fill(tmp_path / "set", {"a/train": 4, "a/test": 2, "b/train": 4, "b/test": 2})
+    shutil.copy(source / "a" / "test" / "1.jpg", source / "a" / "train" / "again.jpg")
+    prepared = prepare_dataset(str(source), data)
+    assert prepared.dropped == ["train/a/again.jpg"]
+    assert everything_below(data / "test") == everything_below(source / "a/test", source / "b/test")
+
+
+@pytest.mark.parametrize(
+    ("counts", "named"),
+    [
+        # not the same in all classes
+        ({"a/train": 4, "a/test": 2, "b/train": 4, "b/val": 2}, "a"),
+        # folds, and what a class may hold, are no classes
+        ({"fold_0/train": 4, "fold_0/test": 2, "fold_1/train": 4, "fold_1/test": 2}, "fold_0"),
+        ({"images/train": 4, "images/val": 2, "labels/train": 4, "labels/val": 2}, "images"),
+    ],
+)
+def test_split_inside_what_may_be_no_classes_is_refused_in_a_line(tmp_path, data, counts, named):
+    source = fill(tmp_path / "set", counts)
+    with fails(f"{named}: holds .*: make folders train and test with the classes in each, or set"):
+        prepare_dataset(str(source), data)
+
+
 def test_classes_of_blank_images_are_refused_without_a_cure_that_trains_on_them(tmp_path, data):
     for label in ("circle", "square"):
         (tmp_path / "icons" / label).mkdir(parents=True)
