@@ -62,7 +62,7 @@ MOST_DETAILS = 20
 # entries of a list in metrics.json; where there are more, all lists stand in a file of their own
 MOST_LISTED = 100
 DETAILS = "prepare_details.json"
-# classes whose counts a report gives
+# classes each of whose counts a report gives
 MOST_CLASSES = 30
 # matches what the names of a series (`find_series`) open with
 SERIES_GROUP = r"(.*\D)\d+"
@@ -182,11 +182,7 @@ class Prepared:
         lines = [source, *self.notes, *details]
         for part in ("train", "test"):
             counts = count_images(self.folders[0] / part)
-            counted = [f"{count} {label}" for label, count in counts.items()]
-            hidden = len(counted) - MOST_CLASSES
-            if hidden > 0:
-                counted[MOST_CLASSES:] = [f"and {hidden} classes more"]
-            lines.append(f"{part}: {', '.join(counted)}")
+            lines.append(f"{part}: {describe_counts(counts)}")
         return "\n".join(one_line(line) for line in lines)
 
 
@@ -321,6 +317,22 @@ def prepare_dataset(
         )
         prepared.write_details(data_dir)
     return prepared
+
+
+def describe_counts(counts: dict[str, int]) -> str:
+    """Return how many images each class has, or of many classes how many all have.
+
+    Args:
+        counts: {class: images}.
+    """
+    if len(counts) <= MOST_CLASSES:
+        return ", ".join(f"{count} {label}" for label, count in counts.items())
+    least = min(counts, key=counts.get)
+    most = max(counts, key=counts.get)
+    of_each = f"{counts[least]} of each"
+    if counts[least] != counts[most]:
+        of_each = f"from {counts[least]} of {least} to {counts[most]} of {most}"
+    return f"{sum(counts.values())} images of {len(counts)} classes, {of_each}"
 
 
 def spread_pairs(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -419,12 +419,16 @@ def test_progress_is_told_from_reading_to_copying(small_pool, data):
     assert told["comparing labels"] == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_report_of_many_classes_counts_some_and_names_how_many_more(tmp_path, data):
+def test_report_of_many_classes_counts_all_images_and_names_the_extremes(tmp_path, data):
     labels = [f"species_{number:02}" for number in range(33)]
     source = make_pool(tmp_path / "herbarium", 2, classes=labels)
     *_, train, test = str(prepare_dataset(str(source), data, train_ratio=0.5)).splitlines()
-    assert train.endswith("1 species_29, and 3 classes more")
-    assert test.startswith("test: 1 species_00, 1 species_01, ")
+    assert train == "train: 33 images of 33 classes, 1 of each"
+    assert test == "test: 33 images of 33 classes, 1 of each"
+    for number in range(2):
+        save_photo(source / "species_07" / f"more{number}.jpg", 100_000 + number)
+    *_, train, _ = str(prepare_dataset(str(source), data, train_ratio=0.5)).splitlines()
+    assert train == "train: 34 images of 33 classes, from 1 of species_00 to 2 of species_07"
 
 
 @pytest.mark.parametrize("folder", ["cats", "cats/search"])
