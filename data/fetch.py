@@ -325,7 +325,7 @@ def find_parts(folder: Path, subset: str) -> Layout:
         if sides:
             names = " and ".join(sides)
             anew = f"{name_as_classes(folder, root)} splits all of it anew"
-            note = f"every class holds {names}, which are used as such ({anew})"
+            note = f"every class holds {names}: used as train and test ({anew})"
             return Layout({"": root}, ready_made=True, notes=[note], sides=sides)
         layout = read_layout(folder, root)
     for part in layout.parts.values():

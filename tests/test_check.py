@@ -220,7 +220,7 @@ def test_split_that_lies_inside_the_classes_is_used_and_said(tmp_path, data):
     save_photo(source / "dogs" / "loose.jpg", 900)
     prepared = prepare_dataset(str(source), data)
     assert prepared.notes == [
-        "every class holds Train and val, which are used as such (subset=. splits all of it anew)",
+        "every class holds Train and val: used as train and test (subset=. splits all of it anew)",
         "1 images beside Train and val in the classes are not used",
     ]
     for part, folder in (("train", "Train"), ("test", "val")):

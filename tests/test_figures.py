@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import torch
+from conftest import make_pool
 
 from data.notebook import figures
 
@@ -49,6 +50,14 @@ def test_of_many_classes_confusions_are_added_up_until_a_cell_can_be_seen():
     assert [shown[0, 0], shown[0, 1], shown[1, 99]] == [14, 1, 2]
     assert axis.get_ylabel() == "True label, 15 classes to a row"
     assert "class 0020, called class 1499: 2" in axis.get_xlabel()
+
+
+def test_photos_of_many_classes_are_those_of_the_first_and_that_is_said(tmp_path):
+    make_pool(tmp_path / "many", 1, classes=[f"class {number}" for number in range(8)])
+    make_pool(tmp_path / "few", 1)
+    title = figures.plot_photos(tmp_path / "many").get_suptitle()
+    assert title.endswith("squares (the first 6 of 8 classes)")
+    assert figures.plot_photos(tmp_path / "few").get_suptitle().endswith("squares")
 
 
 def test_counts_of_many_classes_are_a_line_for_each_folder():

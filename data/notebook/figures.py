@@ -115,7 +115,8 @@ def show_text(text: str) -> None:
 
 def plot_photos(folder: Path, most_classes: int = 6, most_photos: int = 8) -> Figure:
     """Show the first photos of each class in a folder, squeezed to squares."""
-    by_class = dict(list(find_images(folder).items())[:most_classes])
+    found = find_images(folder)
+    by_class = dict(list(found.items())[:most_classes])
     fewest = min(len(files) for files in by_class.values())
     rows = []
     for files in by_class.values():
@@ -128,7 +129,10 @@ def plot_photos(folder: Path, most_classes: int = 6, most_photos: int = 8) -> Fi
     middles = 96 * np.arange(len(rows)) + 48
     axis.set_yticks(middles, [one_line(name) for name in by_class])
     axis.set_xticks([])
-    figure.suptitle("Photos to train on, as the network sees them: squares", fontsize=11)
+    title = "Photos to train on, as the network sees them: squares"
+    if len(found) > len(by_class):
+        title = f"{title} (the first {len(by_class)} of {len(found)} classes)"
+    figure.suptitle(title, fontsize=11)
     return figure
 
 
