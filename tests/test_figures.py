@@ -48,7 +48,7 @@ def test_of_many_classes_confusions_are_added_up_until_a_cell_can_be_seen():
     assert shown.shape == (100, 100)
     assert shown.sum() == len(labels)
     assert [shown[0, 0], shown[0, 1], shown[1, 99]] == [14, 1, 2]
-    assert axis.get_ylabel() == "True label, 15 classes to a row"
+    assert axis.get_ylabel() == "True label\n15 classes to a row"
     assert "class 0020, called class 1499: 2" in axis.get_xlabel()
 
 

@@ -260,7 +260,7 @@ def plot_confusion(predictions: pd.DataFrame, classes: list[str]) -> Figure:
         if len(classes) > MOST_LABELS:
             axis.imshow(joined[arm], cmap="Blues", vmin=0, vmax=most)
             to_a_row = math.ceil(len(classes) / len(joined[arm]))
-            in_rows = f", {to_a_row} classes to a row" if to_a_row > 1 else ""
+            in_rows = f"\n{to_a_row} classes to a row" if to_a_row > 1 else ""
             axis.set(xticks=[], yticks=[], ylabel=f"True label{in_rows}")
             axis.set_xlabel(list_confusions(matrix, names), fontsize=7, loc="left")
             continue
