@@ -28,11 +28,15 @@ MOST_HASH_BITS = 6  # of 64
 MOST_GREY_DIFFERENCE = 8  # of 255, mean of the thumbnail
 MOST_NOISE = 1  # of 255: two pictures that differ by less show the same in any set
 MUCH_MORE_ALIKE = 0.2  # the difference as a part of what is usual in the class (`choose_limits`)
+# A place may differ by so many times as much as the whole: a compressed photo's edges do, but not
+# what moved before a fixed camera. Of a set whose pictures differ much this allows everything.
+MOST_AT_A_PLACE = 32
 LEAST_TO_COMPARE_WITH = 8  # pictures that tell what is usual
 MOST_TO_COMPARE_WITH = 32
 MOST_COLOUR_DIFFERENCE = 48  # of 255, anywhere in the thumbnail
 # What two of them may still differ in if only one of two labels can be right (`contradict`).
 MOST_RECOMPRESSION = 2  # of 255, mean of the thumbnail
+MOST_RECOMPRESSION_AT_A_PLACE = 32  # of 255, anywhere in it
 
 # How many are compared at once, for memory's sake: these times all photos; pairs of thumbnails.
 ROWS_AT_A_TIME = 256
@@ -90,12 +94,20 @@ def show_nothing(step: str, done: int, total: int) -> None:
     """Progress that nobody looks at."""
 
 
-def list_files(parts: dict[str, Path], ready_made: bool, notes: list[str]) -> dict[str, ImageFile]:
+def list_files(
+    parts: dict[str, Path],
+    ready_made: bool,
+    notes: list[str],
+    sides: dict[str, str] | None = None,
+) -> dict[str, ImageFile]:
     """Return every image file of a data set by its name, which is in Unicode NFC.
 
     A name is "train/class/file" or "test/class/file" of a ready-made split, else "class/file", or
     "class/part_file" where several pooled parts hold the same name. Masks are left out; a line
     that says so is added to `notes`.
+
+    Args:
+        sides: {folder in each class: "train" or "test"} of a split that lies inside the classes.
 
     Raises:
         InputError: fewer than two classes, not the same in all parts, or one without an image.
@@ -108,11 +120,18 @@ def list_files(parts: dict[str, Path], ready_made: bool, notes: list[str]) -> di
         for label, paths in found[part].items():
             times.update((label, name_inside(folder, path)) for path in paths)
     files = {}
+    unused = 0
     for part, folder in parts.items():
         for label in sorted(found[part]):
             for path in found[part][label]:
                 inner = name_inside(folder, path)
-                if ready_made:
+                if sides:
+                    part_of_class, _, rest = inner.partition("/")
+                    if part_of_class not in sides:
+                        unused += 1
+                        continue
+                    name = f"{sides[part_of_class]}/{label}/{rest}"
+                elif ready_made:
                     name = f"{part}/{label}/{inner}"
                 elif times[label, inner] > 1:
                     first, slash, rest = f"{part}_{inner}".partition("/")
@@ -126,6 +145,8 @@ def list_files(parts: dict[str, Path], ready_made: bool, notes: list[str]) -> di
                 if "\r" in name:
                     raise InputError(f"{path}: a line break in its name: rename it")
                 files[name] = ImageFile(path=path, label=label, class_folder=folder / label)
+    if unused:
+        notes.append(f"{unused} images beside {' and '.join(sides)} in the classes are not used")
     return files
 
 
@@ -273,8 +294,12 @@ def read_photos(
     converted: Path,
     notes: list[str],
     progress: Progress = show_nothing,
+    sides: dict[str, str] | None = None,
 ) -> tuple[dict[str, Photo], dict[str, str]]:
     """Decode every image of a data set once; `converted` gets those deeper than 8 bits as PNG.
+
+    Args:
+        sides: as of `list_files`.
 
     Returns:
         {name as of `list_files`: photo}, {path of an unreadable image: reason}. What else a reader
@@ -283,7 +308,7 @@ def read_photos(
     Raises:
         InputError: as `list_files`, or no image of a class can be read.
     """
-    files = list_files(parts, ready_made, notes)
+    files = list_files(parts, ready_made, notes, sides)
     photos = {}
     unreadable = {}
     # Pillow decodes outside Python's lock
@@ -402,10 +427,13 @@ def find_duplicates(
     Their perceptual hashes (`imagehash.phash`, Zauner 2010) differ in at most 6 of 64 bits, their
     colours by less than 48 of 255 in every eighth of width and height, and their grey thumbnails
     on the whole by less than 8, and by much less than the pictures of a class do among themselves
-    (`choose_limits`). A mirror image counts within a class: some tell left from right.
+    (`choose_limits`), at no place by 32 times as much. A mirror image counts within a class: some
+    tell left from right.
     """
     if not photos:
         return []
+    # what comes before the pairs takes a while, too
+    progress("comparing images", 0, len(photos))
     greys = np.array([photo.grey for photo in photos], dtype=np.int16)
     mosaics = np.array([mosaic(photo) for photo in photos], dtype=np.float32)
     _, labels = np.unique([photo.label for photo in photos], return_inverse=True)
@@ -514,7 +542,9 @@ def look_alike(
 ) -> np.ndarray:
     """Tell of M pairs which show the same (M,), by thumbnails, mosaics and limits of both."""
     grey_differences = np.abs(greys - other_greys)
-    same_grey = grey_differences.mean(axis=(1, 2)) < np.minimum(limits, other_limits)
+    most = np.minimum(limits, other_limits)
+    same_grey = grey_differences.mean(axis=(1, 2)) < most
+    same_grey &= grey_differences.max(axis=(1, 2), initial=0) < MOST_AT_A_PLACE * most
     colour_differences = np.abs(mosaics - other_mosaics)
     same_colour = colour_differences.max(axis=(1, 2, 3), initial=0) < MOST_COLOUR_DIFFERENCE
     return same_grey & same_colour
@@ -558,14 +588,29 @@ def read_folder(folder: str | Path) -> tuple[list[str], list[Photo]]:
     return names, photos
 
 
+def find_conflicts(
+    photos: list[Photo], pairs: list[tuple[int, int]], progress: Progress = show_nothing
+) -> list[tuple[int, int]]:
+    """Return those of the pairs of duplicates whose two labels cannot both be right."""
+    conflicts = []
+    for done, (i, j) in enumerate(pairs, start=1):
+        # a fixed camera's photos make a hundred thousand
+        progress("comparing labels", done, len(pairs))
+        if contradict(photos[i], photos[j]):
+            conflicts.append((i, j))
+    return conflicts
+
+
 def contradict(a: Photo, b: Photo) -> bool:
     """Tell whether two duplicates are so alike that their labels cannot both be right."""
     if a.label == b.label:
         return False
     if a.digest == b.digest:
         return True
-    difference = np.abs(a.colour.astype(int) - b.colour).mean(axis=(0, 1))
-    return difference.max() < MOST_RECOMPRESSION
+    differences = np.abs(a.colour.astype(int) - b.colour)
+    if differences.max() >= MOST_RECOMPRESSION_AT_A_PLACE:
+        return False
+    return differences.mean(axis=(0, 1)).max() < MOST_RECOMPRESSION
 
 
 def link_copies(photos: list[Photo], notes: list[str]) -> list[tuple[int, int]]:

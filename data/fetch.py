@@ -57,6 +57,8 @@ class Layout(NamedTuple):
     ready_made: bool
     # what is not used, a line each
     notes: list[str]
+    # {folder in each class: "train" or "test"} of a split that lies inside the classes
+    sides: dict[str, str] | None = None
 
 
 class SubFolder(NamedTuple):
@@ -318,7 +320,14 @@ def find_parts(folder: Path, subset: str) -> Layout:
         if asked == "." or asked.endswith("/."):
             root = enter(folder, asked.removesuffix(".").rstrip("/"))
             return Layout({"": root}, ready_made=False, notes=[])
-        layout = read_layout(folder, enter(folder, asked))
+        root = enter(folder, asked)
+        sides = find_sides(root)
+        if sides:
+            names = " and ".join(sides)
+            anew = f"{name_as_classes(folder, root)} splits all of it anew"
+            note = f"every class holds {names}: used as train and test ({anew})"
+            return Layout({"": root}, ready_made=True, notes=[note], sides=sides)
+        layout = read_layout(folder, root)
     for part in layout.parts.values():
         refuse_parts_as_classes(folder, part)
     return layout
@@ -369,6 +378,39 @@ def read_layout(folder: Path, root: Path) -> Layout:
             f"or set {name_as_classes(folder, root)} if it is a class"
         )
     return Layout({"": root}, ready_made=False, notes=[])
+
+
+def find_sides(root: Path) -> dict[str, str]:
+    """Return {name of a folder: "train" or "test"} if every class in `root` holds the same split.
+
+    Such is class/train, class/test. {}: there is none, or not the same in all.
+    """
+    classes = find_folders(root)
+    if not all(may_be_class(path.name) for path in classes):
+        return {}
+    names = [path.name for path in find_folders(classes[0])] if len(classes) > 1 else []
+    if not any(PART.fullmatch(name.lower()) for name in names):
+        return {}
+    for path in classes:
+        parts = [look_into(inner) for inner in find_folders(path)]
+        if [part.path.name for part in parts] != names:
+            return {}
+        if any(part.folders or not part.count for part in parts):
+            return {}
+    train = choose_part(parts, "train")
+    held_out = [choose_part(parts, role) for role in HELD_OUT]
+    test = next((part for part in held_out if part), None)
+    if train is None or test is None:
+        return {}
+    return {train.path.name: "train", test.path.name: "test"}
+
+
+def may_be_class(name: str) -> bool:
+    """Tell the name of a class from that of a part, such as fold_0, or of what a class holds."""
+    words = set(re.findall(r"[^\W\d_]+", name.lower()))
+    if words and words <= OF_PARTS:
+        return False
+    return not OF_ONE_CLASS.fullmatch(name.lower())
 
 
 def look_into(path: Path) -> SubFolder:

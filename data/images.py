@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import struct
 import unicodedata
 import warnings
 from pathlib import Path
@@ -60,6 +61,18 @@ TRIED_BETWEEN = set(FORMATS.values()).difference(NOT_OPENED, TRIED_FIRST, TRIED_
 KINDS = TRIED_FIRST + sorted(TRIED_BETWEEN) + TRIED_LAST
 # .jpg, .jp2, .webp; not the end of x.jpg?itok=1, x.jpg_large, x.jpg.1 or of "31.12 Oslo"
 SUFFIX = re.compile(r"\.[a-z0-9]*[a-z][a-z0-9]*~?", re.IGNORECASE)
+
+# The code for Display P3, the colours of phones and their screens, where a HEIC tells its colours
+# not by a profile but by numbers alone (nclx: ITU-T H.273).
+DISPLAY_P3 = 12
+# transfer characteristics of H.273 (PQ, HLG) of which brightness cannot be told by a profile
+HDR = (16, 18)
+# {tag of an ICC profile: X, Y, Z of a primary of Display P3, seen under white D50}
+P3_PRIMARIES = {
+    b"rXYZ": (0.51512, 0.24120, -0.00105),
+    b"gXYZ": (0.29198, 0.69225, 0.04189),
+    b"bXYZ": (0.15710, 0.06657, 0.78407),
+}
 
 # folders, in lower case, besides those that begin with a dot
 NO_PERSON_MADE = {
@@ -227,7 +240,7 @@ def decode_image(content: bytes, scale: Scale | None) -> Image.Image:
             image, info["scale"] = to_8_bits(image, scale)
         if image.has_transparency_data:
             image = lay_on_ground(image)
-        image = to_srgb(image, opened.info.get("icc_profile"))
+        image = to_srgb(image, find_profile(opened.info))
     image = image.convert("RGB")
     image.info = info
     return image
@@ -275,6 +288,34 @@ def shows_something(image: Image.Image) -> bool:
     """Tell an image from a blank one, whose pixels hardly differ."""
     differences = [most - least for least, most in image.getextrema()]
     return max(differences) >= LEAST_CONTRAST
+
+
+def find_profile(info: dict) -> bytes | None:
+    """Return the ICC profile of an image by what Pillow tells of it; None: it is sRGB, or unknown.
+
+    A HEIC may tell its colours by numbers instead, of which those of Display P3 are known here.
+    """
+    if info.get("icc_profile") is not None:
+        return info["icc_profile"]
+    numbers = info.get("nclx_profile") or {}
+    if numbers.get("color_primaries") != DISPLAY_P3:
+        return None
+    if numbers.get("transfer_characteristics") in HDR:
+        return None
+    return make_p3_profile()
+
+
+def make_p3_profile() -> bytes:
+    """Return the ICC profile of Display P3, which is sRGB's with other primaries."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    profile = bytearray(srgb.tobytes())
+    for tag, primary in P3_PRIMARIES.items():
+        # the table at the profile's beginning tells where a tag's content is
+        (place,) = struct.unpack_from(">I", profile, profile.index(tag) + 4)
+        # in units of 2 ** -16, behind eight bytes that tell the type
+        units = [round(65536 * value) for value in primary]
+        struct.pack_into(">3i", profile, place + 8, *units)
+    return bytes(profile)
 
 
 def to_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:

@@ -28,8 +28,8 @@ from data.check import (
     Photo,
     Progress,
     compile_group,
-    contradict,
     digest_of,
+    find_conflicts,
     find_duplicates,
     find_series,
     is_blank,
@@ -62,7 +62,7 @@ MOST_DETAILS = 20
 # entries of a list in metrics.json; where there are more, all lists stand in a file of their own
 MOST_LISTED = 100
 DETAILS = "prepare_details.json"
-# classes whose counts a report gives
+# classes each of whose counts a report gives
 MOST_CLASSES = 30
 # matches what the names of a series (`find_series`) open with
 SERIES_GROUP = r"(.*\D)\d+"
@@ -167,9 +167,10 @@ class Prepared:
 
     def __str__(self) -> str:
         details = [f"left out: {path}: {reason}" for path, reason in self.unreadable.items()]
-        details += [f"the same photo under two labels: {a} = {b}" for a, b in self.conflicts]
+        for a, b in spread_pairs(self.conflicts):
+            details.append(f"the same photo under two labels: {a} = {b}")
         details += [f"not in train, as test holds it: {name}" for name in self.dropped]
-        details += [f"duplicates: {a} = {b}" for a, b in self.duplicates]
+        details += [f"duplicates: {a} = {b}" for a, b in spread_pairs(self.duplicates)]
         hidden = len(details) - MOST_DETAILS
         if hidden > 0:
             details[MOST_DETAILS:] = [f"… and {hidden} lines more"]
@@ -181,11 +182,7 @@ class Prepared:
         lines = [source, *self.notes, *details]
         for part in ("train", "test"):
             counts = count_images(self.folders[0] / part)
-            counted = [f"{count} {label}" for label, count in counts.items()]
-            hidden = len(counted) - MOST_CLASSES
-            if hidden > 0:
-                counted[MOST_CLASSES:] = [f"and {hidden} classes more"]
-            lines.append(f"{part}: {', '.join(counted)}")
+            lines.append(f"{part}: {describe_counts(counts)}")
         return "\n".join(one_line(line) for line in lines)
 
 
@@ -247,7 +244,7 @@ def prepare_dataset(
             subset = ""
         elif subset is None:
             subset = "test" if is_default(dataset) else ""
-        parts, ready_made, notes = find_parts(folder, subset)
+        parts, ready_made, notes, sides = find_parts(folder, subset)
         refuse_own_folder(list(parts.values()))
         keep_apart(list(parts.values()), data_dir)
 
@@ -257,6 +254,7 @@ def prepare_dataset(
             converted=data_dir / "source" / "8-bit",
             notes=notes,
             progress=progress,
+            sides=sides,
         )
         refuse_case_twins(list(photos), data_dir)
         if ready_made and group:
@@ -296,6 +294,11 @@ def prepare_dataset(
         if relations.duplicates:
             fate = "kept on one side or left out" if drop_duplicates else "used where they lie"
             notes.append(f"{len(relations.duplicates)} pairs of duplicates, {fate} ({CURE})")
+        if relations.conflicts:
+            fate = "left out" if drop_duplicates else "used"
+            notes.append(
+                f"{len(relations.conflicts)} pairs of them have two labels, and are {fate}"
+            )
         used = set(plans[0].values())
         prepared = Prepared(
             folders=folders,
@@ -314,6 +317,39 @@ def prepare_dataset(
         )
         prepared.write_details(data_dir)
     return prepared
+
+
+def describe_counts(counts: dict[str, int]) -> str:
+    """Return how many images each class has, or of many classes how many all have.
+
+    Args:
+        counts: {class: images}.
+    """
+    if len(counts) <= MOST_CLASSES:
+        return ", ".join(f"{count} {label}" for label, count in counts.items())
+    least = min(counts, key=counts.get)
+    most = max(counts, key=counts.get)
+    of_each = f"{counts[least]} of each"
+    if counts[least] != counts[most]:
+        of_each = f"from {counts[least]} of {least} to {counts[most]} of {most}"
+    return f"{sum(counts.values())} images of {len(counts)} classes, {of_each}"
+
+
+def spread_pairs(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return pairs of photos in another order: first those that show photos not shown before.
+
+    Of a photo that is there four hundred times the first twenty pairs would show nothing else.
+    """
+    first = []
+    later = []
+    shown = set()
+    for pair in pairs:
+        if shown.isdisjoint(pair):
+            first.append(pair)
+            shown.update(pair)
+        else:
+            later.append(pair)
+    return first + later
 
 
 def refuse_own_folder(folders: list[Path]) -> None:
@@ -355,7 +391,7 @@ def relate_photos(
     values = list(photos.values())
     pairs = find_duplicates(values, progress)
     duplicates = [(names[i], names[j]) for i, j in pairs]
-    conflicts = [(names[i], names[j]) for i, j in pairs if contradict(values[i], values[j])]
+    conflicts = [(names[i], names[j]) for i, j in find_conflicts(values, pairs, progress)]
     links = link_groups(names, group)
     if group:
         belonging = np.bincount(number_groups(len(names), links))
@@ -406,7 +442,9 @@ def without_conflicts(
             f"class {label} has only blank images, of one colour, as another class has; if their "
             f"shapes are in the transparency alone, put a ground under them: {of_class[0].file}"
         )
-    raise InputError(f"class {label} has only photos under two labels ({CURE})")
+    of_label = [pair for pair in conflicts if label in {photos[name].label for name in pair}]
+    a, b = of_label[0]
+    raise InputError(f"class {label} has only photos under two labels, such as {a} = {b} ({CURE})")
 
 
 def share_of_test(train_ratio: float) -> Fraction:
@@ -447,7 +485,10 @@ def raise_one_sided(name: str, num_groups: int, train_ratio: float, group: str) 
             f"group = {group}: {one_sided}, as it has {num_groups} groups of photos; "
             f"a smaller train_ratio than {train_ratio} needs fewer, or another pattern makes more"
         )
-    raise InputError(f"{one_sided}, as its photos count as duplicates ({CURE})")
+    raise InputError(
+        f"{one_sided}, as its photos count as duplicates, which those of a film or a fixed camera "
+        f"may ({CURE})"
+    )
 
 
 def choose_test(
@@ -668,7 +709,7 @@ def progress_line() -> Iterator[Progress]:
     if sys.stderr is None or not sys.stderr.isatty():
         yield show_nothing
         return
-    with tqdm(unit="image", leave=False) as bar:
+    with tqdm(unit="", leave=False) as bar:
 
         def progress(step: str, done: int, total: int) -> None:
             if bar.desc != f"{step}: ":

@@ -5,12 +5,13 @@ import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import fails, make_pool, save_photo, tree
 from PIL import Image, ImageDraw, ImageOps
 
 from augment import augment_folder
-from data.check import examine, find_duplicates, find_test_photos
+from data.check import examine, find_conflicts, find_duplicates, find_test_photos
 from data.prepare import main, prepare_dataset
 
 
@@ -201,6 +202,59 @@ def test_blank_images_are_counted_and_named(small_pool, data):
     assert prepared.notes == [line]
 
 
+def fill(folder: Path, counts: dict[str, int]) -> Path:
+    """Save so many photos in sub-folders of a folder; no two look alike."""
+    for base, (name, count) in enumerate(counts.items()):
+        for number in range(count):
+            save_photo(folder / name / f"{number}.jpg", 100 * base + number)
+    return folder
+
+
+def everything_below(*folders: Path) -> list[bytes]:
+    return sorted(content for folder in folders for content in tree(folder).values())
+
+
+def test_split_that_lies_inside_the_classes_is_used_and_said(tmp_path, data):
+    counts = {"cats/Train": 6, "cats/val": 2, "dogs/Train": 5, "dogs/val": 3}
+    source = fill(tmp_path / "set", counts)
+    save_photo(source / "dogs" / "loose.jpg", 900)
+    prepared = prepare_dataset(str(source), data)
+    assert prepared.notes == [
+        "every class holds Train and val: used as train and test (subset=. splits all of it anew)",
+        "1 images beside Train and val in the classes are not used",
+    ]
+    for part, folder in (("train", "Train"), ("test", "val")):
+        for label in ("cats", "dogs"):
+            assert tree(data / part / label) == tree(source / label / folder)
+    again = prepare_dataset(str(source), data, subset=".")
+    assert again.classes == ["cats", "dogs"]
+    assert everything_below(data / "train", data / "test") == everything_below(source)
+
+
+def test_of_a_split_inside_the_classes_train_lacks_what_test_holds(tmp_path, data):
+    source = fill(tmp_path / "set", {"a/train": 4, "a/test": 2, "b/train": 4, "b/test": 2})
+    shutil.copy(source / "a" / "test" / "1.jpg", source / "a" / "train" / "again.jpg")
+    prepared = prepare_dataset(str(source), data)
+    assert prepared.dropped == ["train/a/again.jpg"]
+    assert everything_below(data / "test") == everything_below(source / "a/test", source / "b/test")
+
+
+@pytest.mark.parametrize(
+    ("counts", "named"),
+    [
+        # not the same in all classes
+        ({"a/train": 4, "a/test": 2, "b/train": 4, "b/val": 2}, "a"),
+        # folds, and what a class may hold, are no classes
+        ({"fold_0/train": 4, "fold_0/test": 2, "fold_1/train": 4, "fold_1/test": 2}, "fold_0"),
+        ({"images/train": 4, "images/val": 2, "labels/train": 4, "labels/val": 2}, "images"),
+    ],
+)
+def test_split_inside_what_may_be_no_classes_is_refused_in_a_line(tmp_path, data, counts, named):
+    source = fill(tmp_path / "set", counts)
+    with fails(f"{named}: holds .*: make folders train and test with the classes in each, or set"):
+        prepare_dataset(str(source), data)
+
+
 def test_classes_of_blank_images_are_refused_without_a_cure_that_trains_on_them(tmp_path, data):
     for label in ("circle", "square"):
         (tmp_path / "icons" / label).mkdir(parents=True)
@@ -256,6 +310,58 @@ def test_pictures_that_are_all_alike_are_no_duplicates_but_altered_ones_are(tmp_
     assert pairs == [(0, 24), (1, 25), (2, 26)]
 
 
+def take_picture(seed: int, visitor: bool) -> Image.Image:
+    """What a fixed camera sees: one view with other noise, and a visitor somewhere else."""
+    rng = np.random.default_rng(seed)
+    tiles = np.random.default_rng(0).integers(20, 120, (6, 8, 3), dtype=np.uint8)
+    view = Image.fromarray(tiles).resize((160, 120), Image.Resampling.BICUBIC)
+    pixels = np.asarray(view).astype(float)
+    if visitor:
+        top = rng.integers(0, 108)
+        left = rng.integers(0, 150)
+        pixels[top : top + 12, left : left + 10] = 230
+    pixels += rng.normal(0, 4, pixels.shape)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def test_of_a_fixed_camera_a_visitor_makes_another_picture_but_noise_does_not(tmp_path):
+    photos = []
+    for number in range(24):
+        label = "visited" if number >= 12 else "empty"
+        path = tmp_path / f"{number}.jpg"
+        take_picture(number, visitor=label == "visited").save(path, quality=90)
+        photos.append(examine(path, label))
+    pairs = find_duplicates(photos)
+    of_the_empty_view = [(i, j) for i in range(12) for j in range(i + 1, 12)]
+    assert pairs == of_the_empty_view
+    assert find_conflicts(photos, pairs) == []
+
+
+def test_photos_that_differ_at_one_place_may_have_two_labels(tmp_path):
+    photo = Image.open(save_photo(tmp_path / "a.png", seed=0, size=(64, 64)))
+    photo.save(tmp_path / "again.jpg", quality=95, subsampling=0)
+    photo.paste("black", (8, 8, 12, 12))
+    photo.save(tmp_path / "marked.png")
+    names = {"a.png": "without", "again.jpg": "with", "marked.png": "with"}
+    photos = [examine(tmp_path / name, label) for name, label in names.items()]
+    assert find_duplicates(photos) == [(0, 1), (0, 2), (1, 2)]
+    assert find_conflicts(photos, [(0, 1), (0, 2), (1, 2)]) == [(0, 1)]
+
+
+def test_the_first_lines_of_a_long_report_show_different_photos(tmp_path, data):
+    source = make_pool(tmp_path / "pool", 6)
+    for kind in ("cats", "dogs"):
+        for number in range(10):
+            shutil.copy(source / "cats" / "0.jpg", source / kind / f"again{number:02}.jpg")
+    prepared = prepare_dataset(str(source), data, train_ratio=0.5)
+    assert len(prepared.conflicts) == 11 * 10
+    said = str(prepared)
+    assert "110 pairs of them have two labels, and are left out" in said
+    lines = [line for line in said.splitlines() if "under two labels: " in line]
+    shown = [line.split(": ")[1].split(" = ") for line in lines[:10]]
+    assert len({name for pair in shown for name in pair}) == 20
+
+
 def test_few_pictures_or_a_class_of_one_photo_say_nothing_of_what_is_usual(tmp_path):
     for number in range(3):
         save_photo(tmp_path / f"{number}.jpg", seed=0, quality=80 + 5 * number)
@@ -306,14 +412,23 @@ def test_progress_is_told_from_reading_to_copying(small_pool, data):
     for counts in told.values():
         assert counts[-1] == (12, 12)
         assert counts == sorted(counts)
+    # pairs take a while, too, where there are many
+    for kind in ("cats", "dogs"):
+        shutil.copy(small_pool / "cats" / "0.jpg", small_pool / kind / "again.jpg")
+    prepare_dataset(str(small_pool), data, train_ratio=0.5, progress=progress)
+    assert told["comparing labels"] == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_report_of_many_classes_counts_some_and_names_how_many_more(tmp_path, data):
+def test_report_of_many_classes_counts_all_images_and_names_the_extremes(tmp_path, data):
     labels = [f"species_{number:02}" for number in range(33)]
     source = make_pool(tmp_path / "herbarium", 2, classes=labels)
     *_, train, test = str(prepare_dataset(str(source), data, train_ratio=0.5)).splitlines()
-    assert train.endswith("1 species_29, and 3 classes more")
-    assert test.startswith("test: 1 species_00, 1 species_01, ")
+    assert train == "train: 33 images of 33 classes, 1 of each"
+    assert test == "test: 33 images of 33 classes, 1 of each"
+    for number in range(2):
+        save_photo(source / "species_07" / f"more{number}.jpg", 100_000 + number)
+    *_, train, _ = str(prepare_dataset(str(source), data, train_ratio=0.5)).splitlines()
+    assert train == "train: 34 images of 33 classes, from 1 of species_00 to 2 of species_07"
 
 
 @pytest.mark.parametrize("folder", ["cats", "cats/search"])

@@ -393,6 +393,20 @@ def test_memorised_learned_and_guessed_are_told_apart():
     assert "not shown" in learning_of(0.5, 0.9, low=None)
 
 
+def test_small_shares_of_many_classes_are_not_rounded_to_nothing():
+    assert "and 0.13% of new ones" in learning_of(0.0, 0.0013, low=0.0002)
+    assert [statistics.percent(share) for share in (0, 0.01, 0.614, 1)] == [
+        "0%",
+        "1%",
+        "61%",
+        "100%",
+    ]
+    score = {"mean": 0.0013, "low": 0.0002, "high": 0.0048}
+    assert statistics.format_score(score) == "0.0013 [0.0002, 0.0048]"
+    score = {"mean": 0.6071, "low": 0.41, "high": 0.784}
+    assert statistics.format_score(score) == "0.6071 [0.41, 0.78]"
+
+
 def test_another_score_is_the_mean_of_the_runs_that_have_it():
     rows = predictions_of({"mixed": [20, 14, 17]})
     scores = [{"accuracy": 0.5, "auc": auc, "none": None} for auc in (0.25, 0.75, None)]

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import torch
+from conftest import make_pool
 
 from data.notebook import figures
 from data.notebook.statistics import choose_interval, compare
@@ -32,6 +33,53 @@ def test_of_many_classes_the_most_frequent_confusions_are_listed():
     assert "class 0000, called class 0001: 1" in axis.get_xlabel()
     assert "class 0002, called class 0001: 1" in axis.get_xlabel()
     assert len(axis.get_xticks()) == 0
+    assert "no mistake was made twice" in axis.get_xlabel()
+
+
+def test_of_many_classes_confusions_are_added_up_until_a_cell_can_be_seen():
+    classes = [f"class {number:04}" for number in range(1500)]
+    # neighbours are mistaken for each other, and one class for the last
+    answers = [*classes[1:], classes[0]]
+    labels = [*classes, classes[20], classes[20]]
+    figure = figures.plot_confusion(
+        predictions_of(labels, [*answers, classes[-1], classes[-1]]), classes
+    )
+    (axis,) = figure.axes
+    shown = axis.images[0].get_array()
+    assert shown.shape == (100, 100)
+    assert shown.sum() == len(labels)
+    assert [shown[0, 0], shown[0, 1], shown[1, 99]] == [14, 1, 2]
+    assert axis.get_ylabel() == "True label\n15 classes to a row"
+    assert "class 0020, called class 1499: 2" in axis.get_xlabel()
+
+
+def test_photos_of_many_classes_are_those_of_the_first_and_that_is_said(tmp_path):
+    make_pool(tmp_path / "many", 1, classes=[f"class {number}" for number in range(8)])
+    make_pool(tmp_path / "few", 1)
+    title = figures.plot_photos(tmp_path / "many").get_suptitle()
+    assert title.endswith("squares (the first 6 of 8 classes)")
+    assert figures.plot_photos(tmp_path / "few").get_suptitle().endswith("squares")
+
+
+def test_counts_of_many_classes_are_a_line_for_each_folder():
+    counts = {"train": {}, "train_aug": {}, "test": {}}
+    for number in range(1500):
+        counts["train"][f"class {number}"] = 4 + number % 2
+        counts["train_aug"][f"class {number}"] = 4 + number % 2
+        counts["test"][f"class {number}"] = 1
+    figure = figures.plot_class_counts(counts)
+    (axis,) = figure.axes
+    # a bar for each would take a minute to draw
+    assert len(axis.patches) == 0
+    assert [line.get_label() for line in axis.lines] == ["train", "train_aug", "test"]
+    assert axis.lines[0].get_ydata().tolist() == [5] * 750 + [4] * 750
+    assert axis.get_xlabel() == "1500 classes, the largest first"
+
+
+def test_counts_of_few_classes_are_a_bar_for_each():
+    counts = {"train": {"cats": 4, "dogs": 5}, "test": {"cats": 1, "dogs": 2}}
+    (axis,) = figures.plot_class_counts(counts).axes
+    assert [bar.get_height() for bar in axis.patches] == [4, 1, 5, 2]
 
 
 def test_names_without_a_font_are_said_once_in_a_line(tmp_path, capsys):

@@ -137,6 +137,11 @@ def test_heat_at_the_edge_is_told_beside_the_edges_area():
     assert line == "mixed: 25% of the heat lies in the outer 44% of the photos."
 
 
+def test_no_heat_at_all_is_said_and_is_no_share_of_it():
+    line = heatmaps.describe_edge("mixed", np.zeros((2, 8, 8)))
+    assert line == "mixed: no heat on any photo, nothing raised the score of the true class."
+
+
 @pytest.fixture
 def network_file(notebook, tmp_path):
     """A kept network, and a notebook that can be asked about a photo."""

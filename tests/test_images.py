@@ -247,6 +247,38 @@ def test_heic_is_read_upright_in_srgb(tmp_path):
     assert np.abs(difference).mean() < 2
 
 
+# what Display P3 calls sRGB's red, green, blue and white
+CALLED_IN_P3 = [(234, 51, 35), (117, 251, 76), (0, 0, 245), (255, 255, 255)]
+AS_IN_SRGB = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
+P3_BY_NUMBERS = {"color_primaries": 12, "transfer_characteristics": 13}
+
+
+def read_stripes(path, **colours) -> np.ndarray:
+    """Return the colours that are read of a HEIC whose stripes are CALLED_IN_P3."""
+    stored = Image.fromarray(np.array([CALLED_IN_P3], dtype=np.uint8))
+    stored = stored.resize((256, 64), Image.Resampling.NEAREST)
+    path.write_bytes(heic(stored, **colours))
+    image = load_image(path)[1]
+    return np.array([image.getpixel((x, 32)) for x in range(32, 256, 64)])
+
+
+def test_heic_that_tells_display_p3_by_numbers_is_brought_to_srgb(tmp_path):
+    seen = read_stripes(tmp_path / "phone.heic", **P3_BY_NUMBERS)
+    assert np.abs(seen - AS_IN_SRGB).max() <= 3
+
+
+def test_a_profile_counts_more_than_numbers_and_other_numbers_change_nothing(tmp_path):
+    path = tmp_path / "phone.heic"
+    for colours in (
+        P3_BY_NUMBERS | {"icc_profile": SRGB},
+        {"color_primaries": 1, "transfer_characteristics": 13},
+        # HDR, whose brightness is no curve of sRGB's kind
+        {"color_primaries": 12, "transfer_characteristics": 16},
+    ):
+        seen = read_stripes(path, **colours)
+        assert np.abs(seen - CALLED_IN_P3).max() <= 3, colours
+
+
 def test_heic_without_a_wheel_is_named_and_all_else_is_read(small_pool, tmp_path):
     (small_pool / "cats" / "phone.heic").write_bytes(HEIC)
     (small_pool / "cats" / "phone.jpg").write_bytes(HEIC)

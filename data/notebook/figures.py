@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -60,6 +61,8 @@ MOST_BARS = 12
 MOST_CELLS = 20
 # and with more than these no class is named at its place
 MOST_LABELS = 40
+# of a confusion matrix; more could not be told apart
+MOST_ROWS = 100
 
 
 def colour_of(arm: str) -> str:
@@ -112,7 +115,8 @@ def show_text(text: str) -> None:
 
 def plot_photos(folder: Path, most_classes: int = 6, most_photos: int = 8) -> Figure:
     """Show the first photos of each class in a folder, squeezed to squares."""
-    by_class = dict(list(find_images(folder).items())[:most_classes])
+    found = find_images(folder)
+    by_class = dict(list(found.items())[:most_classes])
     fewest = min(len(files) for files in by_class.values())
     rows = []
     for files in by_class.values():
@@ -125,18 +129,32 @@ def plot_photos(folder: Path, most_classes: int = 6, most_photos: int = 8) -> Fi
     middles = 96 * np.arange(len(rows)) + 48
     axis.set_yticks(middles, [one_line(name) for name in by_class])
     axis.set_xticks([])
-    figure.suptitle("Photos to train on, as the network sees them: squares", fontsize=11)
+    title = "Photos to train on, as the network sees them: squares"
+    if len(found) > len(by_class):
+        title = f"{title} (the first {len(by_class)} of {len(found)} classes)"
+    figure.suptitle(title, fontsize=11)
     return figure
 
 
 def plot_class_counts(counts: dict[str, dict[str, int]]) -> Figure:
-    """Show how many images of each class there are in each folder.
+    """Show how many images of each class there are in each folder: bars, or a line of many.
 
     Args:
         counts: {folder: {class: images}}.
     """
     figure, axes = make_axes(size=(8, 3))
     axis = axes[0, 0]
+    figure.suptitle("Images of each class in each folder", fontsize=11)
+    classes = max(len(by_class) for by_class in counts.values())
+    if classes > MOST_LABELS:
+        for place, (folder, by_class) in enumerate(counts.items()):
+            most_first = sorted(by_class.values(), reverse=True)
+            # where two lines are one, the broader one is seen behind the other
+            axis.plot(most_first, linewidth=6 - 2 * place, label=folder)
+        axis.set(xlabel=f"{classes} classes, the largest first", ylabel="images")
+        axis.set_ylim(bottom=0)
+        axis.legend()
+        return figure
     table = pd.DataFrame(counts).T
     few = len(table.columns) <= MOST_BARS
     table.plot.bar(ax=axis, rot=0, legend=few, colormap="cividis", ylabel="images")
@@ -144,7 +162,6 @@ def plot_class_counts(counts: dict[str, dict[str, int]]) -> Figure:
         for bars in axis.containers:
             axis.bar_label(bars)
     axis.margins(y=0.15)
-    figure.suptitle("Images of each class in each folder", fontsize=11)
     return figure
 
 
@@ -236,12 +253,15 @@ def plot_confusion(predictions: pd.DataFrame, classes: list[str]) -> Figure:
     matrices = {}
     for arm, tests in by_arm.items():
         matrices[arm] = confusion_matrix(tests["label"], tests["prediction"], labels=classes)
-    most = max(matrix.max() for matrix in matrices.values())
+    joined = {arm: join_classes(matrix) for arm, matrix in matrices.items()}
+    most = max(matrix.max() for matrix in joined.values())
     for axis, (arm, matrix) in zip(axes[0], matrices.items(), strict=True):
         axis.set_title(arm)
         if len(classes) > MOST_LABELS:
-            axis.imshow(matrix, cmap="Blues", vmin=0, vmax=most)
-            axis.set(xticks=[], yticks=[], ylabel="True label")
+            axis.imshow(joined[arm], cmap="Blues", vmin=0, vmax=most)
+            to_a_row = math.ceil(len(classes) / len(joined[arm]))
+            in_rows = f"\n{to_a_row} classes to a row" if to_a_row > 1 else ""
+            axis.set(xticks=[], yticks=[], ylabel=f"True label{in_rows}")
             axis.set_xlabel(list_confusions(matrix, names), fontsize=7, loc="left")
             continue
         display = ConfusionMatrixDisplay(matrix, display_labels=names)
@@ -258,6 +278,17 @@ def plot_confusion(predictions: pd.DataFrame, classes: list[str]) -> Figure:
     return figure
 
 
+def join_classes(matrix: np.ndarray) -> np.ndarray:
+    """Return a confusion matrix of at most 100 rows, in which neighbouring classes are added up.
+
+    A cell of 1,500 is smaller than a pixel, and would not be seen.
+    """
+    to_a_row = math.ceil(len(matrix) / MOST_ROWS)
+    starts = range(0, len(matrix), to_a_row)
+    rows = np.add.reduceat(matrix, starts, axis=0)
+    return np.add.reduceat(rows, starts, axis=1)
+
+
 def list_confusions(matrix: np.ndarray, names: Sequence[str], count: int = 8) -> str:
     """Return the most frequent confusions, a line each: cats, called dogs: 3.
 
@@ -268,6 +299,8 @@ def list_confusions(matrix: np.ndarray, names: Sequence[str], count: int = 8) ->
     np.fill_diagonal(mistakes, 0)
     most_first = np.argsort(-mistakes, axis=None, kind="stable")[:count]
     lines = ["Predicted label; most frequent mistakes:"]
+    if mistakes.max() == 1:
+        lines = ["Predicted label; no mistake was made twice:"]
     labels, answers = np.unravel_index(most_first, mistakes.shape)
     for label, answer in zip(labels, answers, strict=True):
         times = mistakes[label, answer]

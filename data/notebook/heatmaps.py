@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from data.files import InputError, one_line
 from data.notebook.loader import MEAN
-from data.notebook.statistics import Estimate
+from data.notebook.statistics import Estimate, percent
 
 # of width and height, on each side
 EDGE = 1 / 8
@@ -98,7 +98,7 @@ def describe_answers(
         mark = "✓" if answer == photos.labels[index] else "✗"
         name = one_line(photos.names[answer])[:14]
         file = photos.paths[index][-20:]
-        texts.append(f"{file}\n{name} {chances.max():.0%} {mark}")
+        texts.append(f"{file}\n{name} {percent(chances.max())} {mark}")
     return texts
 
 
@@ -171,12 +171,13 @@ def describe_edge(name: str, heats: np.ndarray) -> str:
     Args:
         heats: (N, H, W), 0 or more.
     """
+    if heats.sum() == 0:
+        return f"{name}: no heat on any photo, nothing raised the score of the true class."
     height, width = heats.shape[1:]
     outside = np.ones((height, width), dtype=bool)
     rows = int(height * EDGE)
     columns = int(width * EDGE)
     outside[rows : height - rows, columns : width - columns] = False
-    all_heat = max(heats.sum(), 1e-12)
-    share = heats[:, outside].sum() / all_heat
+    share = heats[:, outside].sum() / heats.sum()
     area = outside.mean()
     return f"{name}: {share:.0%} of the heat lies in the outer {area:.0%} of the photos."

@@ -221,12 +221,21 @@ def tabulate_scores(
 
 
 def format_score(score: dict) -> str:
-    """Return a score as text: 0.6071 [0.41, 0.78]."""
+    """Return a score as text: 0.6071 [0.41, 0.78], or 0.0013 [0.0002, 0.0048]."""
     if score["mean"] is None:
         return "–"
     if score["low"] is None:
         return f"{score['mean']:.4f}"
-    return f"{score['mean']:.4f} [{score['low']:.2f}, {score['high']:.2f}]"
+    # of many classes two digits would tell nothing
+    digits = 2 if score["high"] >= 0.1 else 4
+    return f"{score['mean']:.4f} [{score['low']:.{digits}f}, {score['high']:.{digits}f}]"
+
+
+def percent(share: float) -> str:
+    """Return a share as text: 61%, or 0.13% where whole percents would say none."""
+    if 0 < share < 0.01:
+        return f"{share:.2%}"
+    return f"{share:.0%}"
 
 
 def find_constant_answers(predictions: pd.DataFrame) -> list[str]:
@@ -263,17 +272,18 @@ def describe_learning(
     """
     accuracy = summary["accuracy"]["mean"]
     seen = (
-        f"{arm} names {train_accuracy:.0%} of its repeat's training photos rightly, and "
-        f"{accuracy:.0%} of new ones"
+        f"{arm} names {percent(train_accuracy)} of its repeat's training photos rightly, and "
+        f"{percent(accuracy)} of new ones"
     )
     if not beats_chance(summary, chance):
         # halfway from chance to all is more than a network gets without having looked
         if train_accuracy > (1 + chance) / 2:
             return (
                 f"{seen}: it memorised. On new photos it is not shown to know more than the "
-                f"commonest class does ({chance:.0%})."
+                f"commonest class does ({percent(chance)})."
             )
-        return f"{seen}: it is not shown to do more than guess (commonest class: {chance:.0%})."
+        guess = percent(chance)
+        return f"{seen}: it is not shown to do more than guess (commonest class: {guess})."
     difference = 100 * against_thumbnails["difference"]
     points = f"{difference:+z.1f} points against thumbnails of 16 × 16 pixels"
     if against_thumbnails["low"] is not None and against_thumbnails["low"] > 0:
