@@ -2,22 +2,24 @@
 
     python data/drawings.py FOLDER [--per-class 70] [--seed 0]
 
-Fills FOLDER/cats and FOLDER/dogs with 224 x 224 JPEG files. Pose, size, position, fur colour,
-fur pattern, lighting and background come from the same distributions for both classes, so none of
-them tells a cat from a dog; ears, muzzle, whiskers, tongue and tail do, unless a ball hides the
-head. The same seed gives the same drawings.
+Fills FOLDER/cats and FOLDER/dogs with 224 x 224 JPEG files. Ears, muzzle, whiskers, tongue and tail
+tell a cat from a dog. Everything else comes from the same distributions for both: pose, size,
+place, fur, light, background, and what makes some of them hard, as in photos – an animal that looks
+away, that is half out of the picture, or small. The same seed gives the same drawings.
 """
 
 import argparse
 import math
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 SIZE = 224
-CANVAS = 2 * SIZE  # drawn at twice the size, then reduced: smooth edges without an antialiasing pen
+# drawn at twice the size, then reduced: smooth edges without an antialiasing pen
+CANVAS = 2 * SIZE
 CLASSES = ("cats", "dogs")
 POSES = ("portrait", "sitting", "standing")
 PATTERNS = ("plain", "stripes", "spots", "patches")
@@ -29,41 +31,106 @@ FURS = {
     "white": (234, 229, 220),
     "cream": (224, 194, 146),
 }
-HIDDEN = 0.15  # share of heads behind a ball: what nobody can tell for certain
+EYES = ((120, 160, 70), (196, 150, 50), (110, 80, 50), (90, 140, 180))
 TONGUE = (236, 72, 96)
+
+# what makes a drawing hard: shares of all drawings, independent of each other
+LOOKS_AWAY = 0.2
+PARTLY_OUT = 0.2
+SMALL = 0.2
+
+# of each pose, in widths of the picture: the head's radius (from, to) and its middle's height
+HEAD_RADIUS = {"portrait": (0.26, 0.3), "sitting": (0.21, 0.25), "standing": (0.19, 0.22)}
+HEAD_HEIGHT = {"portrait": 0.46, "sitting": 0.36, "standing": 0.42}
+# in radii of the head, from its middle
+TAIL_ROOT = {"portrait": (1.3, 2.0), "sitting": (0.9, 2.4), "standing": (2.9, 0.8)}
+TAIL_ROOT_BEHIND = (0.3, 2.4)
+
+
+@dataclass
+class Animal:
+    """What is drawn once of an animal, and the layer it is drawn on."""
+
+    kind: str
+    pose: str
+    looks_away: bool
+    # 1: the body stands to the right of the head, -1: to its left
+    side: int
+    # the head's middle and radius, in pixels of the canvas
+    x: float
+    y: float
+    radius: float
+    fur: tuple[int, int, int]
+    # fur for the whole canvas, RGB
+    texture: Image.Image
+    layer: Image.Image
 
 
 def draw(kind: str, seed: int, index: int) -> Image.Image:
     """Return drawing number `index` of class `kind` ("cats" or "dogs"), RGB, 224 x 224."""
     rng = random.Random(f"{seed}/{kind}/{index}")
-    pose = rng.choice(POSES)
-    fur, accent = (FURS[name] for name in rng.sample(sorted(FURS), 2))
-    texture = _texture(rng, fur, accent)
-    head = _head(rng, kind, texture, fur)
-    animal = Image.new("RGBA", (CANVAS, CANVAS))
-    centre, radius = _body(rng, kind, pose, texture, animal, fur)
-
-    scaled = head.resize((round(4 * radius),) * 2, Image.Resampling.BILINEAR)
-    corner = (round(centre[0] - 2 * radius), round(centre[1] - 2 * radius))
-    head_layer = Image.new("RGBA", animal.size)
-    head_layer.paste(scaled, corner)
-    animal.alpha_composite(head_layer)
-    if rng.random() < HIDDEN:
-        shape = _ellipse(*centre, 1.75 * radius, 1.75 * radius)
-        shape(ImageDraw.Draw(animal), 0, tuple(rng.randint(60, 230) for _ in range(3)))
+    animal = _animal(rng, kind)
+    if animal.looks_away:
+        _body(animal)
+        _tail(rng, animal)
+    else:
+        _tail(rng, animal)
+        _body(animal)
+    _paste_head(animal, _head(rng, animal))
 
     scene = _background(rng)
-    scene.paste(animal, mask=animal)
+    scene.paste(animal.layer, mask=animal.layer)
     return _light(rng, scene.reduce(2))
 
 
 def draw_dataset(folder: Path, per_class: int = 70, seed: int = 0) -> None:
     """Write `per_class` drawings of each class to folder/cats and folder/dogs as JPEG files."""
     for kind in CLASSES:
-        (Path(folder) / kind).mkdir(parents=True, exist_ok=True)
+        target = Path(folder) / kind
+        target.mkdir(parents=True, exist_ok=True)
         for index in range(per_class):
             name = f"{kind[:-1]}_{index:03}.jpg"
-            draw(kind, seed, index).save(Path(folder) / kind / name, quality=95)
+            draw(kind, seed, index).save(target / name, quality=95)
+
+
+def _animal(rng, kind):
+    """Choose everything that does not depend on the class."""
+    pose = rng.choice(POSES)
+    side = rng.choice((-1, 1))
+    radius = rng.uniform(*HEAD_RADIUS[pose])
+    x = rng.uniform(0.4, 0.6)
+    y = HEAD_HEIGHT[pose] + rng.uniform(-0.05, 0.05)
+    if rng.random() < SMALL:
+        radius *= rng.uniform(0.4, 0.6)
+    if pose == "standing":
+        x -= side * 0.9 * radius
+    if rng.random() < PARTLY_OUT:
+        x, y = _half_outside(rng, x, y)
+
+    fur, accent = rng.sample(sorted(FURS), 2)
+    return Animal(
+        kind=kind,
+        pose=pose,
+        looks_away=rng.random() < LOOKS_AWAY,
+        side=side,
+        x=CANVAS * x,
+        y=CANVAS * y,
+        radius=CANVAS * radius,
+        fur=FURS[fur],
+        texture=_texture(rng, FURS[fur], FURS[accent]),
+        layer=Image.new("RGBA", (CANVAS, CANVAS)),
+    )
+
+
+def _half_outside(rng, x, y):
+    """Move the head's middle, in widths of the picture, to about an edge of it."""
+    edge = rng.choice(("left", "right", "top"))
+    near = rng.uniform(-0.1, 0.06)
+    if edge == "left":
+        return near, y
+    if edge == "right":
+        return 1 - near, y
+    return x, near
 
 
 def _shade(colour, factor):
@@ -72,7 +139,9 @@ def _shade(colour, factor):
 
 def _contrast(colour):
     """A line colour that shows on `colour`."""
-    return (250, 250, 250) if sum(colour) < 420 else (40, 34, 34)
+    if sum(colour) < 420:
+        return (250, 250, 250)
+    return (40, 34, 34)
 
 
 def _texture(rng, fur, accent):
@@ -81,35 +150,59 @@ def _texture(rng, fur, accent):
     pen = ImageDraw.Draw(texture)
     pattern = rng.choice(PATTERNS)
     if pattern == "stripes":
-        colour, gap, slant = _shade(fur, 0.68), rng.randint(34, 54), rng.randint(-60, 60)
-        for x in range(-CANVAS, 2 * CANVAS, gap):
-            pen.line([(x, 0), (x + slant, CANVAS)], fill=colour, width=gap // 3)
-    elif pattern in ("spots", "patches"):
-        count, size = (70, (8, 18)) if pattern == "spots" else (9, (40, 80))
-        for _ in range(count):
-            x, y, r = rng.uniform(0, CANVAS), rng.uniform(0, CANVAS), rng.uniform(*size)
-            pen.ellipse([x - r, y - r, x + r, y + 0.8 * r], fill=accent)
-    grain = np.random.default_rng(rng.getrandbits(32)).integers(-9, 10, (CANVAS, CANVAS, 1))
-    return Image.fromarray(np.clip(np.asarray(texture) + grain, 0, 255).astype(np.uint8))
+        _stripes(rng, pen, _shade(fur, 0.68))
+    if pattern == "spots":
+        _spots(rng, pen, accent, count=70, sizes=(8, 18))
+    if pattern == "patches":
+        _spots(rng, pen, accent, count=9, sizes=(40, 80))
+
+    noise = np.random.default_rng(rng.getrandbits(32))
+    grain = noise.integers(-9, 10, size=(CANVAS, CANVAS, 1))
+    return _image(np.asarray(texture) + grain)
 
 
-def _furry(layer, texture, line, shape):
-    """Draw a shape onto `layer`: filled with fur, with an edge of colour `line`."""
-    shape(ImageDraw.Draw(layer), 3, line)
+def _stripes(rng, pen, colour):
+    gap = rng.randint(34, 54)
+    slant = rng.randint(-60, 60)
+    for x in range(-CANVAS, 2 * CANVAS, gap):
+        pen.line([(x, 0), (x + slant, CANVAS)], fill=colour, width=gap // 3)
+
+
+def _spots(rng, pen, colour, count, sizes):
+    for _ in range(count):
+        x = rng.uniform(0, CANVAS)
+        y = rng.uniform(0, CANVAS)
+        radius = rng.uniform(*sizes)
+        pen.ellipse([x - radius, y - radius, x + radius, y + 0.8 * radius], fill=colour)
+
+
+def _image(pixels):
+    """An image of an array of shape (height, width, 3), values cut to 0 to 255."""
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def _furry(layer, animal, shape, texture=None):
+    """Draw `shape` onto `layer`: filled with fur, with a dark edge."""
+    shape(ImageDraw.Draw(layer), grow=3, colour=_shade(animal.fur, 0.35))
     mask = Image.new("L", layer.size)
-    shape(ImageDraw.Draw(mask), 0, 255)
-    layer.paste(texture, mask=mask)
+    shape(ImageDraw.Draw(mask), grow=0, colour=255)
+    layer.paste(texture or animal.texture, mask=mask)
 
 
-def _ellipse(x, y, rx, ry):
+def _ellipse(x, y, width, height):
+    """A shape for `_furry`: half axes in pixels."""
+
     def shape(pen, grow, colour):
-        box = [x - rx - grow, y - ry - grow, x + rx + grow, y + ry + grow]
-        pen.ellipse(box, fill=colour)
+        rx = width + grow
+        ry = height + grow
+        pen.ellipse([x - rx, y - ry, x + rx, y + ry], fill=colour)
 
     return shape
 
 
 def _polygon(points):
+    """A shape for `_furry`: corners in pixels."""
+
     def shape(pen, grow, colour):
         pen.polygon(points, fill=colour)
         if grow:
@@ -118,118 +211,174 @@ def _polygon(points):
     return shape
 
 
-def _head(rng, kind, texture, fur):
-    """The head alone, upright then tilted, on a square canvas four head radii wide."""
-    layer = Image.new("RGBA", (CANVAS, CANVAS))
-    pen, unit, middle = ImageDraw.Draw(layer), CANVAS / 4, CANVAS / 2
-    line = _shade(fur, 0.35)
+class Face:
+    """A head on a square layer of its own, in radii of the head from the layer's middle."""
 
-    def at(x, y):
-        return middle + x * unit, middle + y * unit
+    def __init__(self, animal):
+        self.animal = animal
+        self.layer = Image.new("RGBA", (CANVAS, CANVAS))
+        self.pen = ImageDraw.Draw(self.layer)
+        # pixels to a radius: the layer is four radii wide
+        self.unit = CANVAS / 4
 
-    def blob(x, y, rx, ry, colour):
-        _ellipse(*at(x, y), rx * unit, ry * unit)(pen, 0, colour)
+    def at(self, x, y):
+        return CANVAS / 2 + x * self.unit, CANVAS / 2 + y * self.unit
 
-    def furry(x, y, rx, ry):
-        _furry(layer, texture, line, _ellipse(*at(x, y), rx * unit, ry * unit))
+    def oval(self, x, y, width, height):
+        return _ellipse(*self.at(x, y), width * self.unit, height * self.unit)
 
-    def strokes(points, colour, width):
-        pen.line([at(*point) for point in points], fill=colour, width=width, joint="curve")
+    def furry(self, shape, texture=None):
+        _furry(self.layer, self.animal, shape, texture)
 
-    if kind == "cats":
-        spread, height = rng.uniform(0.62, 0.8), rng.uniform(1.35, 1.6)
-        for side in (-1, 1):
-            ear = [at(side * x, y) for x, y in ((0.97, -0.2), (spread, -height), (0.12, -0.85))]
-            _furry(layer, texture, line, _polygon(ear))
-            inner = ((0.84, -0.45), (spread * 0.97, -height + 0.27), (0.34, -0.85))
-            pen.polygon([at(side * x, y) for x, y in inner], fill=(232, 160, 160))
-        furry(0, 0, 1.0, rng.uniform(0.84, 0.92))
+    def blob(self, x, y, width, height, colour):
+        self.oval(x, y, width, height)(self.pen, grow=0, colour=colour)
+
+    def polygon(self, corners, colour):
+        self.pen.polygon([self.at(x, y) for x, y in corners], fill=colour)
+
+    def line(self, points, colour, width):
+        places = [self.at(x, y) for x, y in points]
+        self.pen.line(places, fill=colour, width=width, joint="curve")
+
+
+def _head(rng, animal):
+    """The head alone, upright then tilted, on a square layer four head radii wide."""
+    face = Face(animal)
+    if animal.kind == "cats":
+        _cat_skull(rng, face)
     else:
-        furry(0, 0, rng.uniform(0.82, 0.9), 1.0)
-        drop, ear_texture = rng.uniform(0.62, 0.8), texture.point(lambda value: value * 0.62)
-        for side in (-1, 1):
-            ear = _ellipse(*at(side * 0.95, drop - 0.75), 0.31 * unit, drop * unit)
-            _furry(layer, ear_texture, line, ear)
+        _dog_skull(rng, face)
+    if not animal.looks_away:
+        _eyes(face, iris=rng.choice(EYES))
+        if animal.kind == "cats":
+            _cat_muzzle(rng, face)
+        else:
+            _dog_muzzle(rng, face)
+    return face.layer.rotate(rng.uniform(-18, 18), Image.Resampling.BILINEAR)
 
-    iris = rng.choice([(120, 160, 70), (196, 150, 50), (110, 80, 50), (90, 140, 180)])
+
+def _cat_skull(rng, face):
+    """Pointed ears on a head wider than high; pink inside where one looks into them."""
+    spread = rng.uniform(0.62, 0.8)
+    height = rng.uniform(1.35, 1.6)
     for side in (-1, 1):
-        blob(side * 0.38, -0.16, 0.19, 0.19, (250, 250, 246))
-        blob(side * 0.38, -0.15, 0.145, 0.145, iris)
-        blob(side * 0.38, -0.15, 0.085, 0.095, (16, 14, 14))
-        blob(side * 0.38 + 0.04, -0.2, 0.035, 0.035, (255, 255, 255))
-
-    pale = tuple((channel + 2 * 240) // 3 for channel in fur)
-    if kind == "cats":
-        for side in (-1, 1):
-            blob(side * 0.16, 0.4, 0.22, 0.17, pale)
-        pen.polygon([at(-0.12, 0.2), at(0.12, 0.2), at(0, 0.34)], fill=(214, 116, 124))
-        for side in (-1, 1):
-            strokes([(0, 0.34), (side * 0.05, 0.46), (side * 0.2, 0.48)], line, 5)
-            for lift in (-0.2, 0.0, 0.2):
-                tip = (side * rng.uniform(1.4, 1.6), 0.4 + 2 * lift + rng.uniform(-0.08, 0.08))
-                strokes([(side * 0.26, 0.4 + lift * 0.4), tip], _contrast(fur), 6)
-    else:
-        tongue = rng.uniform(1.15, 1.4)
-        blob(0, 0.48, 0.52, 0.46, pale)
-        pen.rounded_rectangle([at(-0.2, 0.66), at(0.2, tongue)], 0.19 * unit, fill=TONGUE)
-        strokes([(0, 0.72), (0, tongue - 0.18)], _shade(TONGUE, 0.75), 4)
-        blob(0, 0.22, 0.25, 0.17, (24, 20, 22))
-        blob(-0.08, 0.16, 0.05, 0.03, (150, 150, 150))
-        strokes([(0, 0.38), (0, 0.62)], line, 6)
-        strokes([(-0.32, 0.56), (-0.2, 0.66), (0, 0.64), (0.2, 0.66), (0.32, 0.56)], line, 7)
-    return layer.rotate(rng.uniform(-18, 18), Image.Resampling.BILINEAR)
+        ear = [(side * 0.97, -0.2), (side * spread, -height), (side * 0.12, -0.85)]
+        face.furry(_polygon([face.at(x, y) for x, y in ear]))
+        if not face.animal.looks_away:
+            tip = (side * spread * 0.97, 0.27 - height)
+            face.polygon([(side * 0.84, -0.45), tip, (side * 0.34, -0.85)], (232, 160, 160))
+    face.furry(face.oval(0, 0, 1.0, rng.uniform(0.84, 0.92)))
 
 
-def _body(rng, kind, pose, texture, layer, fur):
-    """Draw tail, body and legs onto `layer`; return the head's (centre, radius) in pixels."""
-    side = rng.choice((-1, 1))
-    line = _shade(fur, 0.35)
-    size = {"portrait": (0.26, 0.3), "sitting": (0.21, 0.25), "standing": (0.19, 0.22)}[pose]
-    radius = CANVAS * rng.uniform(*size)
-    x = CANVAS * rng.uniform(0.4, 0.6)
-    y = CANVAS * {"portrait": 0.46, "sitting": 0.36, "standing": 0.42}[pose]
-    y += CANVAS * rng.uniform(-0.05, 0.05)
+def _dog_skull(rng, face):
+    """Hanging ears, darker than the rest, on a head higher than wide."""
+    face.furry(face.oval(0, 0, rng.uniform(0.82, 0.9), 1.0))
+    drop = rng.uniform(0.62, 0.8)
+    dark = face.animal.texture.point(lambda value: value * 0.62)
+    for side in (-1, 1):
+        face.furry(face.oval(side * 0.95, drop - 0.75, 0.31, drop), texture=dark)
 
-    def furry(dx, dy, rx, ry):
-        shape = _ellipse(x + dx * radius, y + dy * radius, rx * radius, ry * radius)
-        _furry(layer, texture, line, shape)
 
-    if pose == "standing":
-        x -= side * 0.9 * radius
-    dx, dy = {"portrait": (1.3, 2.0), "sitting": (0.9, 2.4), "standing": (2.9, 0.8)}[pose]
-    root = x + side * dx * radius, y + dy * radius
-    _tail(rng, kind, layer, texture, line, root, side, radius)
-    if pose == "portrait":
+def _eyes(face, iris):
+    for side in (-1, 1):
+        x = side * 0.38
+        face.blob(x, -0.16, 0.19, 0.19, (250, 250, 246))
+        face.blob(x, -0.15, 0.145, 0.145, iris)
+        face.blob(x, -0.15, 0.085, 0.095, (16, 14, 14))
+        face.blob(x + 0.04, -0.2, 0.035, 0.035, (255, 255, 255))
+
+
+def _pale(fur):
+    return tuple((channel + 2 * 240) // 3 for channel in fur)
+
+
+def _cat_muzzle(rng, face):
+    """A small pink nose, and whiskers wider than the head."""
+    fur = face.animal.fur
+    for side in (-1, 1):
+        face.blob(side * 0.16, 0.4, 0.22, 0.17, _pale(fur))
+    face.polygon([(-0.12, 0.2), (0.12, 0.2), (0, 0.34)], (214, 116, 124))
+    for side in (-1, 1):
+        mouth = [(0, 0.34), (side * 0.05, 0.46), (side * 0.2, 0.48)]
+        face.line(mouth, _shade(fur, 0.35), width=5)
+        for lift in (-0.2, 0.0, 0.2):
+            root = (side * 0.26, 0.4 + 0.4 * lift)
+            tip = (side * rng.uniform(1.4, 1.6), 0.4 + 2 * lift + rng.uniform(-0.08, 0.08))
+            face.line([root, tip], _contrast(fur), width=6)
+
+
+def _dog_muzzle(rng, face):
+    """A black nose on a long pale muzzle, and a tongue."""
+    line = _shade(face.animal.fur, 0.35)
+    tongue = rng.uniform(1.15, 1.4)
+    face.blob(0, 0.48, 0.52, 0.46, _pale(face.animal.fur))
+    corners = [face.at(-0.2, 0.66), face.at(0.2, tongue)]
+    face.pen.rounded_rectangle(corners, 0.19 * face.unit, fill=TONGUE)
+    face.line([(0, 0.72), (0, tongue - 0.18)], _shade(TONGUE, 0.75), width=4)
+    face.blob(0, 0.22, 0.25, 0.17, (24, 20, 22))
+    face.blob(-0.08, 0.16, 0.05, 0.03, (150, 150, 150))
+    face.line([(0, 0.38), (0, 0.62)], line, width=6)
+    mouth = [(-0.32, 0.56), (-0.2, 0.66), (0, 0.64), (0.2, 0.66), (0.32, 0.56)]
+    face.line(mouth, line, width=7)
+
+
+def _paste_head(animal, head):
+    width = round(4 * animal.radius)
+    scaled = head.resize((width, width), Image.Resampling.BILINEAR)
+    corner = (round(animal.x - 2 * animal.radius), round(animal.y - 2 * animal.radius))
+    layer = Image.new("RGBA", animal.layer.size)
+    layer.paste(scaled, corner)
+    animal.layer.alpha_composite(layer)
+
+
+def _body(animal):
+    """Draw trunk and legs onto the animal's layer."""
+    side = animal.side
+
+    def furry(dx, dy, width, height):
+        x = animal.x + dx * animal.radius
+        y = animal.y + dy * animal.radius
+        _furry(animal.layer, animal, _ellipse(x, y, width * animal.radius, height * animal.radius))
+
+    if animal.pose == "portrait":
         furry(0, 1.9, 1.25, 1.35)
-    elif pose == "sitting":
+    if animal.pose == "sitting":
         furry(0, 1.75, 1.05, 1.4)
         for leg in (-1, 1):
             furry(leg * 0.85, 2.75, 0.55, 0.4)
-            furry(leg * 0.35, 2.3, 0.27, 0.85)
-    else:
+            if not animal.looks_away:
+                furry(leg * 0.35, 2.3, 0.27, 0.85)
+    if animal.pose == "standing":
         for leg in (0.6, 1.1, 2.2, 2.7):
             furry(side * leg, 2.0, 0.24, 0.95)
         furry(side * 1.65, 1.1, 1.55, 0.8)
-    return (x, y), radius
 
 
-def _tail(rng, kind, layer, texture, line, root, side, radius):
+def _tail(rng, animal):
     """A cat's tail is long, thin and curled; a dog's is short, thick and tapers upwards."""
-    steps = np.linspace(0, 1, 40)
-    if kind == "cats":
-        bend, length = rng.uniform(2.2, 3.0), 2.1 * radius
-        angles, widths = 0.2 + bend * steps, np.full(40, 0.15 * radius)
+    radius = animal.radius
+    steps = np.linspace(0, 1, num=40)
+    if animal.kind == "cats":
+        length = 2.1 * radius
+        angles = 0.2 + rng.uniform(2.2, 3.0) * steps
+        widths = np.full(40, fill_value=0.15 * radius)
     else:
-        bend, length = rng.uniform(0.5, 0.9), 1.15 * radius
-        angles, widths = 0.5 + bend * steps, radius * (0.3 - 0.2 * steps)
-    xs = root[0] + side * np.cumsum(np.cos(angles)) * length / 40
-    ys = root[1] - np.cumsum(np.sin(angles)) * length / 40
+        length = 1.15 * radius
+        angles = 0.5 + rng.uniform(0.5, 0.9) * steps
+        widths = radius * (0.3 - 0.2 * steps)
+
+    dx, dy = TAIL_ROOT[animal.pose]
+    if animal.looks_away and animal.pose != "standing":
+        dx, dy = TAIL_ROOT_BEHIND
+    step = length / len(steps)
+    xs = animal.x + animal.side * (dx * radius + step * np.cumsum(np.cos(angles)))
+    ys = animal.y + dy * radius - step * np.cumsum(np.sin(angles))
 
     def shape(pen, grow, colour):
         for x, y, width in zip(xs, ys, widths, strict=True):
             _ellipse(x, y, width, width)(pen, grow, colour)
 
-    _furry(layer, texture, line, shape)
+    _furry(animal.layer, animal, shape)
 
 
 def _background(rng):
@@ -242,8 +391,10 @@ def _background(rng):
     pen = ImageDraw.Draw(scene)
     pen.rectangle([0, SIZE * rng.uniform(0.5, 0.85), SIZE, SIZE], fill=colour())
     for _ in range(rng.randint(1, 4)):
-        x, y, r = rng.uniform(0, SIZE), rng.uniform(0, SIZE), rng.uniform(10, 55)
-        _ellipse(x, y, r, r * rng.uniform(0.5, 1.5))(pen, 0, colour())
+        x = rng.uniform(0, SIZE)
+        y = rng.uniform(0, SIZE)
+        radius = rng.uniform(10, 55)
+        _ellipse(x, y, radius, radius * rng.uniform(0.5, 1.5))(pen, grow=0, colour=colour())
     blurred = scene.filter(ImageFilter.GaussianBlur(rng.uniform(1, 6)))
     return blurred.resize((CANVAS, CANVAS))
 
@@ -251,11 +402,12 @@ def _background(rng):
 def _light(rng, image):
     """Light from one side: a brightness ramp across the picture, stronger or weaker overall."""
     angle = rng.uniform(0, 2 * math.pi)
-    across = np.linspace(-0.5, 0.5, SIZE)
+    across = np.linspace(-0.5, 0.5, num=SIZE)
     ramp = math.cos(angle) * across[None, :] + math.sin(angle) * across[:, None]
-    gain = rng.uniform(0.8, 1.1) * (1 + rng.uniform(0.1, 0.4) * ramp)
-    lit = np.asarray(image, dtype=float) * gain[..., None]
-    return Image.fromarray(np.clip(lit, 0, 255).astype(np.uint8))
+    brightness = rng.uniform(0.8, 1.1)
+    slope = rng.uniform(0.1, 0.4)
+    gain = brightness * (1 + slope * ramp)
+    return _image(np.asarray(image, dtype=float) * gain[..., None])
 
 
 if __name__ == "__main__":

@@ -543,24 +543,6 @@ def make_finished(**changes):
     return run | changes
 
 
-def test_records_of_many_classes_are_small_and_exact_and_those_of_before_are_read(tmp_path):
-    chances = np.random.default_rng(0).random((1500, 1500), dtype=np.float32)
-    run = make_finished(probabilities=chances)
-    runs.write_record(tmp_path / "many.json", run, kept_as=None)
-    # six bytes a number at most; written as one it took twenty
-    assert (tmp_path / "many.json").stat().st_size < 6 * chances.size
-    recalled = runs.read_record(tmp_path / "many.json", kept_as=None)
-    assert recalled["probabilities"].dtype == np.float32
-    assert np.array_equal(recalled["probabilities"], chances)
-    recalled["probabilities"][0] = 0
-
-    before = json.loads((tmp_path / "many.json").read_text())
-    before["probabilities"] = [[0.75, 0.25], [0.4, 0.6], [0.1, 0.9]]
-    (tmp_path / "before.json").write_text(json.dumps(before))
-    recalled = runs.read_record(tmp_path / "before.json", kept_as=None)
-    assert np.array_equal(recalled["probabilities"], make_finished()["probabilities"])
-
-
 def test_results_are_a_row_for_each_test_and_what_each_run_scored(tmp_path):
     scores = {"accuracy": np.float64(0.5), "auc": float("nan"), "gain": float("inf"), "hits": 2}
     about = {"environment": {"device": "cpu"}}

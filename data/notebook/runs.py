@@ -4,7 +4,6 @@ A run is one arm in one repeat. It is on disk the moment it ends, and is recalle
 again, while all that it follows from is the same (see recall.py).
 """
 
-import base64
 import contextlib
 import hashlib
 import io
@@ -417,12 +416,7 @@ def write_record(path: Path, run: dict, kept_as: Path | None) -> None:
     """Write a finished run as JSON, with the digest of its network where that is kept."""
     content = {}
     for name, value in run.items():
-        if name.endswith("probabilities"):
-            content[name] = pack_floats(value)
-        elif isinstance(value, np.ndarray):
-            content[name] = value.tolist()
-        else:
-            content[name] = value
+        content[name] = value.tolist() if isinstance(value, np.ndarray) else value
     content["network_digest"] = digest_file(kept_as)
     write_whole(path, json.dumps(content))
 
@@ -439,26 +433,8 @@ def read_record(path: Path, kept_as: Path | None) -> dict | None:
         if name.endswith("labels"):
             run[name] = np.array(value)
         elif name.endswith("probabilities"):
-            run[name] = unpack_floats(value)
+            run[name] = np.array(value, dtype=np.float32)
     return run
-
-
-def pack_floats(values: np.ndarray) -> dict:
-    """Return an array as JSON can hold it, its bytes as text.
-
-    Of 7,500 photos and 1,500 classes that is 60 MB at once; as numbers it was 260, and took 24
-    seconds to write and to read.
-    """
-    content = values.astype("<f4").tobytes()
-    return {"shape": values.shape, "float32": base64.b64encode(content).decode("ascii")}
-
-
-def unpack_floats(packed: dict | list) -> np.ndarray:
-    """Return the float32 array that `pack_floats` was given; earlier versions wrote lists."""
-    if isinstance(packed, list):
-        return np.array(packed, dtype=np.float32)
-    content = base64.b64decode(packed["float32"])
-    return np.frombuffer(content, dtype="<f4").reshape(packed["shape"]).astype(np.float32)
 
 
 def digest_file(path: Path | None) -> str | None:
