@@ -11,6 +11,7 @@ import io
 import itertools
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,7 @@ LADDER += ["fused Adam, no .item()", "bare step"]  # each with everything before
 BARE, OURS, PRODUCTS = LADDER[-1], "notebook's train_model", ["float32 product", "low product"]
 SIDE, GATE_SIZE, GATE_STEPS = 4096, 64, 30  # SIDE: of products
 COPIES, EPOCHS, PHOTOS, MANY = 3, 10, 112, 20  # of a repeat; MANY: copies, against start-up
+MANY_PHOTOS = 25_000
 ARMS = "original augmented", "original augmented original_matched", "original mixed"
 
 notebook = define_notebook()
@@ -337,7 +339,33 @@ def measure_answer(options):
     print(f"  → answer: of {PHOTOS} photos, {COPIES} copies of each, {EPOCHS} epochs")
 
 
-PARTS = (measure_step, measure_augment, measure_peers, measure_answer, measure_gate)
+def measure_memory(options):
+    """Train on few photos and on many, and read what memory the process holds for itself."""
+    held = {}
+    for photos in (PHOTOS, MANY_PHOTOS):
+        folder = options.work / f"{photos}_photos"
+        for number in range(photos):
+            save_photo(folder / f"class_{number % 2}" / f"{number}.jpg", seed=number)
+        chosen = argparse.Namespace(**vars(options) | {"train": folder})
+        with spawn(keep_memory) as process:
+            held[photos] = process.submit(hold_memory, chosen).result()
+        print(f"  {photos} photos: {held[photos] / 1e9:.2f} GB")
+    judge("memory: many photos / few", [held[MANY_PHOTOS] / held[PHOTOS]], "≤", 1.05)
+
+
+def hold_memory(options):
+    """Train for some steps; return the bytes that this process then holds for itself.
+
+    Not the mapped files: the system takes their memory back when it needs room.
+    """
+    notebook_loop(options)(options.steps)
+    # keep_memory gives nothing back, so that this is the most that was ever held
+    status = Path("/proc/self/status").read_text()
+    kilobytes = re.search(r"RssAnon:\s+(\d+) kB", status)[1]
+    return 1024 * int(kilobytes)
+
+
+PARTS = (measure_step, measure_augment, measure_peers, measure_answer, measure_gate, measure_memory)
 PARTS = {part.__name__.removeprefix("measure_"): part for part in PARTS}
 
 

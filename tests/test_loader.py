@@ -2,6 +2,8 @@
 
 import errno
 import os
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from data.notebook.loader import (
     EpochBatches,
     PhotoFolder,
     count_batches,
+    decode_files,
     in_batches,
     load_dataset,
     normalize,
@@ -217,6 +220,32 @@ def test_where_files_cannot_be_mapped_images_are_held_in_memory(shades, monkeypa
     monkeypatch.setattr(np, "memmap", memmap)
     assert greys_of(load_dataset(shades, 16)) == expected
     assert "cannot be mapped into memory" in capsys.readouterr().out
+
+
+def test_on_a_slow_disk_decoded_images_do_not_pile_up(tmp_path, monkeypatch):
+    decoded = []
+    written = []
+    waiting = []
+
+    class SlowDisk(np.ndarray):
+        def __setitem__(self, index, image):
+            waiting.append(len(decoded) - len(written))
+            time.sleep(0.001)
+            super().__setitem__(index, image)
+            written.append(index)
+
+    def decode_image(path, size):
+        decoded.append(path)
+        return np.full((size, size, 3), int(path.name), dtype=np.uint8)
+
+    room = np.zeros((200, 4, 4, 3), dtype=np.uint8).view(SlowDisk)
+    monkeypatch.setattr("data.notebook.loader.make_room", lambda shape, workspace: room)
+    monkeypatch.setattr("data.notebook.loader.decode_image", decode_image)
+    files = [Path(str(number)) for number in range(200)]
+    pixels = decode_files(files, image_size=4, workspace=tmp_path)
+    assert pixels[:, 0, 0, 0].tolist() == list(range(200))
+    # one in each thread, of which there are at most 32
+    assert max(waiting) <= 32
 
 
 def test_a_lack_of_memory_is_one_line_and_another_error_is_not_hidden():

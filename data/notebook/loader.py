@@ -134,11 +134,15 @@ def decode_files(files: list[Path], image_size: int, workspace: Path) -> np.ndar
     """
     shape = (len(files), image_size, image_size, 3)
     pixels = make_room(shape, workspace)
+
+    def decode(index: int) -> None:
+        # at once, as images that wait to be written would pile up in memory
+        pixels[index] = decode_image(files[index], image_size)
+
     # Pillow decodes outside Python's lock
     with ThreadPoolExecutor() as threads:
-        decoded = threads.map(lambda file: decode_image(file, image_size), files)
-        for index, image in enumerate(decoded):
-            pixels[index] = image
+        # to raise what a thread raised
+        list(threads.map(decode, range(len(files))))
     return pixels
 
 
