@@ -20,6 +20,17 @@ FACTOR = 2
 TABLE = {"double": lambda x: 2 * x, "names": ["a", "b"]}
 
 
+def constant(rate):
+    return rate
+
+
+def falling(rate):
+    return rate / 2
+
+
+SCHEDULES = {"constant": constant, "falling": falling}
+
+
 class Network(nn.Module):
     """Three layers."""
 
@@ -70,6 +81,7 @@ def evaluate_model(labels):
 def run_arm(arm, seed):
     """Make a run."""
     plan = ARMS[arm]
+    rate = SCHEDULES["constant"](1)
     network = Network()
     return numpy.array(decorated(add_one(scale(network))))
 '''
@@ -90,7 +102,7 @@ def key_of(source, arm="original", **changes):
         "arm": arm,
         "seed": 1,
         "pictures": {"train/a.png": "0"},
-        "config": types.SimpleNamespace(num_epochs=1, repeats=1, results_dir="results"),
+        "config": types.SimpleNamespace(num_epochs=1, repeats=1, schedule="constant"),
         "environment": ["cpu", "float32", 2],
     }
     return key_of_run(**arguments | changes)
@@ -112,9 +124,13 @@ def edit(before, after):
         ('"or_copies_of": "aug"}}', '"or_copies_of": "other"}}'),
         ('"or_copies_of": "aug"}}', '"or_copies_of": "aug"}, "further": {}}'),
         ("    return FACTOR * x\n", "    return (\n        FACTOR * x\n    )\n"),
+        ("    return rate / 2", "    return rate / 3"),
+        ('"falling": falling}', '"falling": falling, "further": falling}'),
     ],
 )
-def test_comments_docstrings_plots_scores_and_other_arms_train_nothing_again(before, after):
+def test_comments_docstrings_plots_scores_other_arms_and_schedules_train_nothing_again(
+    before, after
+):
     assert key_of(edit(before, after)) == key_of(PAGE)
 
 
@@ -136,6 +152,7 @@ def test_comments_docstrings_plots_scores_and_other_arms_train_nothing_again(bef
         ("partial(helper, 3)", "partial(helper, 4)"),
         ("        return x + number", "        return x - number"),
         ("numpy.array(", "numpy.asarray("),
+        ("    return rate\n", "    return rate + 1\n"),
     ],
 )
 def test_whatever_the_run_reaches_trains_it_again(before, after):
@@ -143,13 +160,14 @@ def test_whatever_the_run_reaches_trains_it_again(before, after):
 
 
 def test_the_key_follows_arm_seed_pictures_settings_and_environment():
-    settings = {"repeats": 1, "results_dir": "results"}
+    settings = {"repeats": 1, "schedule": "constant"}
     changes = [
         {"arm": "mixed"},
         {"seed": 2},
         {"pictures": {"train/a.png": "1"}},
         {"pictures": {"train/b.png": "0"}},
         {"config": types.SimpleNamespace(num_epochs=2, **settings)},
+        {"config": types.SimpleNamespace(num_epochs=1, **settings | {"schedule": "falling"})},
         {"environment": ["cpu", "bfloat16", 2]},
         {"environment": ["cpu", "float32", 1]},
     ]
@@ -158,8 +176,10 @@ def test_the_key_follows_arm_seed_pictures_settings_and_environment():
 
 
 def test_where_results_lie_and_how_many_repeats_there_are_train_nothing_again():
-    other = types.SimpleNamespace(num_epochs=1, repeats=9, results_dir="elsewhere")
-    assert key_of(PAGE, config=other) == key_of(PAGE)
+    settings = {"num_epochs": 1, "schedule": "constant"}
+    here = types.SimpleNamespace(**settings, repeats=1, results_dir="results")
+    elsewhere = types.SimpleNamespace(**settings, repeats=9, results_dir="elsewhere")
+    assert key_of(PAGE, config=here) == key_of(PAGE, config=elsewhere)
 
 
 def test_a_new_version_of_a_library_that_is_used_trains_again(monkeypatch):

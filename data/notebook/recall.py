@@ -61,7 +61,8 @@ def key_of_run(
     """Return a hash (16 hexadecimal digits) of all that the result of a run follows from.
 
     Args:
-        run_arm: makes the run; of the table ARMS that it reads, only the arm's row counts.
+        run_arm: makes the run; of the tables ARMS and SCHEDULES that it reads, only what the arm
+            and the setting name counts.
         pictures: {path: digest} of every image that the run reads.
         environment: what else counts, such as precision and number of threads.
     """
@@ -69,8 +70,12 @@ def key_of_run(
     for name, value in vars(config).items():
         if name not in UNSEEN_SETTINGS:
             settings[name] = value
-    rows = inspect.unwrap(run_arm).__globals__["ARMS"]
-    code = describe_code(run_arm, constants={"ARMS": rows[arm]})
+    page = inspect.unwrap(run_arm).__globals__
+    # of tables that a run chooses from, what it chose
+    chosen = {"ARMS": page["ARMS"][arm]}
+    if "SCHEDULES" in page:
+        chosen["SCHEDULES"] = page["SCHEDULES"][config.schedule]
+    code = describe_code(run_arm, constants=chosen)
     whole = [arm, seed, sorted(pictures.items()), sorted(settings.items()), environment, code]
     return hashlib.sha256(repr(whole).encode()).hexdigest()[:16]
 
