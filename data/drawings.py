@@ -35,9 +35,9 @@ EYES = ((120, 160, 70), (196, 150, 50), (110, 80, 50), (90, 140, 180))
 TONGUE = (236, 72, 96)
 
 # what makes a drawing hard: shares of all drawings, independent of each other
-LOOKS_AWAY = 0.2
-PARTLY_OUT = 0.2
-SMALL = 0.2
+LOOKS_AWAY = 0.15
+PARTLY_OUT = 0.15
+SMALL = 0.15
 
 # of each pose, in widths of the picture: the head's radius (from, to) and its middle's height
 HEAD_RADIUS = {"portrait": (0.26, 0.3), "sitting": (0.21, 0.25), "standing": (0.19, 0.22)}
