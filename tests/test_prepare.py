@@ -338,7 +338,7 @@ def test_dataset_is_reproducible_and_of_one_kind(tmp_path):
 def test_background_and_light_do_not_tell_the_classes_apart():
     features, labels = [], []
     for label, kind in enumerate(("cats", "dogs")):
-        for index in range(40):
+        for index in range(120):
             pixels = np.asarray(draw(kind, 0, index)) / 255
             corners = [pixels[y : y + 20, x : x + 20] for y in (0, 204) for x in (0, 204)]
             light = [pixels.mean(), *(corner.mean() for corner in corners)]
@@ -346,4 +346,5 @@ def test_background_and_light_do_not_tell_the_classes_apart():
             features.append([*light, *hues])
             labels.append(label)
     scores = cross_val_score(LogisticRegression(), np.array(features), labels, cv=5)
-    assert scores.mean() < 0.65
+    # of 240 guesses 0.6 and more would be right once in a thousand times
+    assert scores.mean() < 0.6
