@@ -112,7 +112,8 @@ def main() -> int:
             if different := [key for key in expected if found.get(key) != expected[key]]:
                 wrong += 1
                 print(f"killed at {moments}: exit code {code}, other {', '.join(different)}")
-                print((folder / "output").read_text()[-2000:])
+                # at once, as a run that is stopped must not keep to itself what it found
+                print((folder / "output").read_text()[-2000:], flush=True)
             shutil.rmtree(folder)
     print(f"{done} kills within {length:.1f} s each; {wrong} outcomes differed")
     return 1 if wrong else 0
