@@ -9,7 +9,7 @@ import contextlib
 import gc
 import io
 import itertools
-import os
+import json
 import random
 import re
 import subprocess
@@ -25,6 +25,7 @@ from unittest import mock
 
 import torch
 from conftest import ROOT, define_notebook, save_photo  # before ours: it puts them on the path
+from peers import LIBRARIES
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import datasets, models, transforms
@@ -70,8 +71,7 @@ def time_loop(name, options):
 
 def loop_jobs(names, options):
     """Return {loop: call that times it}, in processes, as to keep memory is a process's own."""
-    keeping, pools = spawn(keep_memory), {name: spawn() for name in PEERS}  # one may crash
-    pools |= dict.fromkeys(LADDER[:-1], spawn())
+    keeping, pools = spawn(keep_memory), dict.fromkeys(LADDER[:-1], spawn())
     calls = {name: partial(pools.get(name, keeping).submit, time_loop, name) for name in names}
     return {name: lambda call=call: call(options).result() for name, call in calls.items()}
 
@@ -171,79 +171,9 @@ def product_loop(options, low):
     return lambda n: [tick(torch.mm(a, a)) for _ in range(n)]
 
 
-def peer_parts(options):
-    """Return a loader of one ready batch again and again, and the network; channels last."""
-    loader, model = notebook_parts(options)
-    batch = next(prepared(loader, options.device))
-    return torch.utils.data.DataLoader([batch] * (options.steps + 1), batch_size=None), model
-
-
-def timm_loop(options):
-    """The step of timm's train.py, --amp --channels-last, fused Adam; it reads every loss."""
-    import timm.optim
-
-    loader, model = peer_parts(options)[0], timm.create_model(options.model, num_classes=2)
-    model = model.to(options.device, memory_format=torch.channels_last)
-    optimizer = timm.optim.create_optimizer_v2(model, "adam", lr=0.001, fused=True)
-    return lambda _: train(model, loader, optimizer, read=True)
-
-
-def fastai_loop(options):
-    """Learner.fit, channels last, torch's fused Adam; its low precision is for CUDA only."""
-    from fastai import basics as fastai
-    from fastai.callback import channelslast  # noqa: F401
-
-    loader, model = peer_parts(options)
-    data = fastai.DataLoaders(loader, loader, device=options.device)
-    adam = partial(fastai.OptimWrapper, opt=torch.optim.Adam, fused=True)
-    how = {"opt_func": adam, "cbs": fastai.Callback(after_batch=tick)}
-    learner = fastai.Learner(data, model, nn.CrossEntropyLoss(), **how)
-    mode = "bf16" if options.precision == torch.bfloat16 else "fp16"
-    learner.to_channelslast(options.device.startswith("cuda"), mode)
-    return lambda _: learner.fit(1, 0.001)
-
-
-def lightning_loop(options):
-    """Trainer.fit, barebones, low precision, a channels-last network, torch's fused Adam."""
-    import lightning
-
-    class Classifier(lightning.LightningModule):
-        on_train_batch_end = tick
-
-        def training_step(self, batch, _):
-            return nn.functional.cross_entropy(self.model(batch[0]), batch[1])
-
-        def configure_optimizers(self):
-            return torch.optim.Adam(self.parameters(), lr=0.001, fused=True)
-
-    module = Classifier()
-    loader, module.model = peer_parts(options)
-    names = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed", torch.float32: "32-true"}
-    how = {"precision": names[options.precision], "accelerator": options.device.split(":")[0]}
-    how |= {"barebones": True, "devices": 1, "max_epochs": 1}
-    return lambda _: lightning.Trainer(**how).fit(module, loader)
-
-
-def keras_loop(options):
-    """Model.fit of Keras's own ResNet (of 50, 6 % less arithmetic) on torch, low precision."""
-    os.environ["KERAS_BACKEND"] = "torch"
-    import keras
-
-    kind = str(options.precision).removeprefix("torch.")
-    keras.config.set_dtype_policy("float32" if kind == "float32" else f"mixed_{kind}")
-    network = getattr(keras.applications, options.model.replace("resnet", "ResNet"))
-    model = network(weights=None, classes=2, input_shape=(options.size, options.size, 3))
-    model.compile(keras.optimizers.Adam(0.001), loss="sparse_categorical_crossentropy")
-    loader = peer_parts(options)[0]
-    loader.dataset[:] = [(x.permute(0, 2, 3, 1), y) for x, y in loader.dataset]
-    ticks = [keras.callbacks.LambdaCallback(on_train_batch_end=tick)]
-    return lambda _: model.fit(loader, callbacks=ticks)
-
-
-PEERS = {"fastai": fastai_loop, "Lightning": lightning_loop, "timm": timm_loop, "Keras": keras_loop}
 LOOPS = {name: partial(ladder_loop, changes=number) for number, name in enumerate(LADDER)}
 LOOPS |= {name: partial(product_loop, low=low) for low, name in enumerate(PRODUCTS)}
-LOOPS |= PEERS | {OURS: notebook_loop}
+LOOPS |= {OURS: notebook_loop}
 
 
 def measure_step(options):
@@ -316,12 +246,32 @@ def augment_plainly(photos, output):
 
 
 def measure_peers(options):
-    """Time the libraries' loops and ours, on batches of the same images."""
-    seconds = in_turns(loop_jobs([OURS, *PEERS], options), options.rounds)
+    """Time what tests/peers.py says of other libraries, and ours: a process each, in turns."""
+    folder = options.work / "peers"
+    per_class = options.batch * min(options.steps + 1, 10) // 2
+    draw_dataset(folder / "train", per_class)
+    draw_dataset(folder / "valid", 2)
+    jobs = {name: partial(time_peer, name, folder, options) for name in LIBRARIES}
+    timed = in_turns(jobs, options.rounds)
+    seconds = {name: [one["seconds"] for one in rounds] for name, rounds in timed.items()}
+    print(f"  {'':12}s/step             times ours         start to first step, s")
     for name, times in seconds.items():
-        print(f"  {name:24}{median(times):.3f} s/step, {show(ratios(seconds, name, OURS))} of ours")
-    best = min(seconds.keys() - {OURS}, key=lambda name: median(seconds[name]), default="none ran")
-    judge(f"peers: s/step of the fastest ({best}) / ours", ratios(seconds, best, OURS), "≥", 1)
+        start = show([one["start"] for one in timed[name]], ".1f")
+        of_ours = show(ratios(seconds, name, "notebook"))
+        print(f"  {name:12}{show(times):19}{of_ours:19}{start}")
+
+
+def time_peer(name, folder, options):
+    """Return {"seconds": of a step, "start": from nothing to the end of the first step}."""
+    command = [sys.executable, ROOT / "tests" / "peers.py", name, folder]
+    for option in ("steps", "batch", "size"):
+        command += [f"--{option}", str(getattr(options, option))]
+    start = time.time()
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return {"seconds": answer["seconds"], "start": answer["first"] - start}
 
 
 def measure_answer(options):
@@ -378,7 +328,7 @@ def main():
     add("--batch", type=int, default=32, help="images (default: 32)")
     add("--size", type=int, default=224, help="pixels (default: 224)")
     add("--steps", type=int, default=100 if cuda else 4, help="of a round, after an untimed one")
-    add("--model", default="resnet50", help="of step, gate and peers (default: resnet50)")
+    add("--model", default="resnet50", help="of step and gate (default: resnet50)")
     add("--device", default="cuda" if cuda else "cpu")
     options = parser.parse_args(namespace=argparse.Namespace(seed=0))
     options.precision = fast_dtype(torch.device(options.device))

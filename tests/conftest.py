@@ -31,6 +31,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # two tests share two cores
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no process waits for another at the end."""
+    items.sort(key=lambda item: item.path.name != "test_headless.py")
+
+
 def read_notebook() -> dict:
     return json.loads((ROOT / "notebook.ipynb").read_text(encoding="utf-8"))
 

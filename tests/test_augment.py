@@ -696,7 +696,7 @@ def test_cluster_that_cannot_be_used_is_one_line(small_pool, tmp_path, monkeypat
 
 @pytest.mark.parametrize("victims", ["workers", "scheduler"])
 def test_cluster_that_is_lost_ends_in_one_line_and_a_rerun_goes_on(tmp_path, victims):
-    pool = make_pool(tmp_path / "pool", 60)
+    pool = make_pool(tmp_path / "pool", 25)
     output = tmp_path / "out"
     with contextlib.ExitStack() as stack:
         address, scheduler, *workers = start(stack, tmp_path, 2)

@@ -8,6 +8,9 @@ import pytest
 import torch
 from conftest import CODE, ROOT, make_pool, run_page
 
+# the number of the cell that trains
+(TRAINING,) = [number for number, source in enumerate(CODE) if "in run_all(run_arm, jobs" in source]
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -19,7 +22,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(folder, monkeypatch):
-    """Run the page with some cells exchanged; return its names, and the runs that it trained."""
+    """Run the page with some cells exchanged; return its names, and the runs that it trained.
+
+    With `stop_after_training` the cells behind the training are left out.
+    """
     settings = {
         "dataset": folder / "pool",
         "data_dir": folder / "data",
@@ -36,11 +42,14 @@ def run(folder, monkeypatch):
         monkeypatch.setenv(name.upper(), str(value))
     monkeypatch.chdir(ROOT)
 
-    def run(*cells, **changes):
+    def run(*cells, stop_after_training=False, **changes):
         for name, value in changes.items():
             monkeypatch.setenv(name.upper(), str(value))
         before = records_of(folder)
-        page = run_page(exchange(cells))
+        page_cells = exchange(cells)
+        if stop_after_training:
+            page_cells = page_cells[: TRAINING + 1]
+        page = run_page(page_cells)
         trained = [name.rsplit("-", 1)[0] for name in records_of(folder) - before]
         return page, sorted(trained)
 
@@ -181,15 +190,17 @@ def test_another_network_runs_to_the_end_of_the_page(run, folder, cell, kind, we
     answer, _ = page["predict"](folder / "pool" / "cats" / "0.jpg")
     assert answer in ("cats", "dogs")
     # its file cannot be taken for another network's
-    assert run(cell)[1] == []
+    assert run(cell, stop_after_training=True)[1] == []
 
 
 def test_the_forward_of_a_network_of_ones_own_trains_again(run):
-    run(OWN_NETWORK)
-    assert (
-        run(OWN_NETWORK.replace("    def __init__", "    # a comment\n    def __init__"))[1] == []
-    )
-    assert run(OWN_NETWORK.replace(".relu()", ".tanh()"))[1] == BOTH
+    def trained_with(cell):
+        return run(cell, stop_after_training=True)[1]
+
+    trained_with(OWN_NETWORK)
+    comment = OWN_NETWORK.replace("    def __init__", "    # a comment\n    def __init__")
+    assert trained_with(comment) == []
+    assert trained_with(OWN_NETWORK.replace(".relu()", ".tanh()")) == BOTH
 
 
 def test_a_further_arm_is_a_row_and_trains_no_other_arm_again(run, folder, page_as_it_is):

@@ -17,7 +17,7 @@ import pytest
 from conftest import CODE, ROOT, make_pool, tree
 from nbconvert import PythonExporter
 
-TINY = {"image_size": 33, "num_epochs": 2, "batch_size": 32, "copies": 1, "model": "resnet18"}
+TINY = {"image_size": 33, "num_epochs": 2, "batch_size": 64, "copies": 1, "model": "resnet18"}
 FIGURES = (
     "augmentation confusion counts difference erased faithfulness grad_cam images loss predict"
 )
@@ -155,7 +155,7 @@ def test_papermill_on_a_cluster_gives_the_same_bytes(offline, tmp_path):
     command += [x for name, value in settings.items() for x in ("-p", name, value)]
     environ = {k: x for k, x in environment(folder).items() if k.lower() not in settings}
     with contextlib.ExitStack() as stack:
-        address = start(stack, tmp_path / "workers", 2)[0]
+        address = start(stack, tmp_path / "workers", 1)[0]
         run([*command, "--cwd", ROOT], environ | {"SCHEDULER": address})
     assert_same(folder / "results", tmp_path / "results")
     assert "from the environment" not in text_of(code_cells(tmp_path / "executed.ipynb"))
@@ -176,8 +176,7 @@ def many(tmp_path_factory):
     """The folder and the cells of a run on 37 classes of five photos."""
     folder = tmp_path_factory.mktemp("many")
     make_pool(folder / "pool", 5, CLASSES)
-    arms = "original,augmented,original_matched,mixed"
-    settings = {"dataset": folder / "pool", "arms": arms, "repeats": 3}
+    settings = {"dataset": folder / "pool", "arms": "original,mixed", "repeats": 3}
     return folder, convert(folder, **settings | {"image_size": 32, "num_epochs": 1})
 
 
@@ -204,15 +203,15 @@ class TestManyClasses:  # a class, that another process may take it
                 entry["summary"]["accuracy"]["low"] >= 0 and entry["summary"]["f1"]["low"] is None
             )
             assert (folder / "results" / f"{arm}.pt").exists()
-        assert len(list((folder / "results" / "runs").iterdir())) == 12
+        assert len(list((folder / "results" / "runs").iterdir())) == 6
 
     def test_every_test_has_its_row_and_every_figure_can_be_recounted(self, many):
         folder, _ = many
         table = pd.DataFrame(rows_of(folder / "results"))
         assert list(table) == ["arm", "seed", "path", "label", "prediction", "probability"]
-        assert len(table) == 4 * 3 * 37 and sorted(set(table.label)) == CLASSES
+        assert len(table) == 2 * 3 * 37 and sorted(set(table.label)) == CLASSES
         assert (table.path.str.rsplit("/", n=1).str[0] == table.label).all()
-        assert table.groupby(["seed", "path"]).size().eq(4).all()  # the arms test the same photos
+        assert table.groupby(["seed", "path"]).size().eq(2).all()  # the arms test the same photos
         assert table.groupby("path").seed.nunique().eq(1).all()  # no photo in two of three folds
         right = table.label == table.prediction
         for arm, entry in metrics_of(folder / "results")["arms"].items():
@@ -296,41 +295,42 @@ def wait(page, condition):
     raise AssertionError("not at its end after a quarter of an hour")
 
 
-def test_in_jupyterlab_cells_and_kernels_may_be_started_again_and_train_nothing_anew(page, lab):
-    address, folder = lab
-    problems = []
-    seen = set()
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(address)
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=900_000)
-    choose(page, "Edit", "Clear Outputs of All Cells")
-    choose(page, "Run", "Run All Cells")
+class TestInJupyterLab:  # as above
+    def test_cells_and_kernels_may_be_started_again_and_train_nothing_anew(self, page, lab):
+        address, folder = lab
+        problems = []
+        seen = set()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(address)
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=900_000)
+        choose(page, "Edit", "Clear Outputs of All Cells")
+        choose(page, "Run", "Run All Cells")
 
-    def ended():
-        seen.update(re.findall(r"\d+/\d+ steps", outputs_on(page)))
-        return seen and "*" not in "".join(prompts_of(page))
+        def ended():
+            seen.update(re.findall(r"\d+/\d+ steps", outputs_on(page)))
+            return seen and "*" not in "".join(prompts_of(page))
 
-    wait(page, ended)
-    figures = page.locator(".jp-OutputArea img")
-    widths = figures.evaluate_all("all => all.map(one => one.complete && one.naturalWidth)")
-    assert len(widths) >= len(FIGURES.split()) and min(widths) > 300
-    assert not problems
-    before = metrics_of(folder / "results")
+        wait(page, ended)
+        figures = page.locator(".jp-OutputArea img")
+        widths = figures.evaluate_all("all => all.map(one => one.complete && one.naturalWidth)")
+        assert len(widths) >= len(FIGURES.split()) and min(widths) > 300
+        assert not problems
+        before = metrics_of(folder / "results")
 
-    said = run_cell(page, "in run_all(run_arm, jobs")
-    after = metrics_of(folder / "results")
-    assert "original, seed 42: accuracy" in said
-    # recalled
-    assert "steps" not in said
-    for arm in ("original", "augmented"):
-        assert after["arms"][arm]["runs"] == before["arms"][arm]["runs"]
-        assert [one["seed"] for one in after["arms"][arm]["runs"]] == [42]
-    rows = Counter((row["arm"], row["path"]) for row in rows_of(folder / "results"))
-    assert set(rows.values()) == {1}
-    assert len(rows) == 2 * 4
+        said = run_cell(page, "in run_all(run_arm, jobs")
+        after = metrics_of(folder / "results")
+        assert "original, seed 42: accuracy" in said
+        # recalled
+        assert "steps" not in said
+        for arm in ("original", "augmented"):
+            assert after["arms"][arm]["runs"] == before["arms"][arm]["runs"]
+            assert [one["seed"] for one in after["arms"][arm]["runs"]] == [42]
+        rows = Counter((row["arm"], row["path"]) for row in rows_of(folder / "results"))
+        assert set(rows.values()) == {1}
+        assert len(rows) == 2 * 4
 
-    choose(page, "Kernel", "Restart Kernel and Run All Cells…")
-    page.locator(".jp-Dialog .jp-mod-accept").click()
-    wait(page, lambda: prompts_of(page) == [f"[{number + 1}]:" for number in range(len(CODE))])
-    assert not re.findall(r"\d+/\d+ steps", outputs_on(page))
-    assert metrics_of(folder / "results") == before
+        choose(page, "Kernel", "Restart Kernel and Run All Cells…")
+        page.locator(".jp-Dialog .jp-mod-accept").click()
+        wait(page, lambda: prompts_of(page) == [f"[{number + 1}]:" for number in range(len(CODE))])
+        assert not re.findall(r"\d+/\d+ steps", outputs_on(page))
+        assert metrics_of(folder / "results") == before
