@@ -76,10 +76,13 @@ def loop_jobs(names, options):
     return {name: lambda call=call: call(options).result() for name, call in calls.items()}
 
 
-def in_turns(jobs, rounds):
-    """Call every job once a round, and once before; return {name: results} of those that run."""
+def in_turns(jobs, rounds, settling=1):
+    """Call every job once a round; return {name: results} of those that run.
+
+    The rounds of `settling` come before and do not count.
+    """
     results = {name: [] for name in jobs}
-    for number in range(rounds + 1):
+    for number in range(1 - settling, rounds + 1):
         for name in list(results)[:: -1 if number % 2 else 1]:
             try:
                 results[name].append(jobs[name]())
@@ -87,7 +90,7 @@ def in_turns(jobs, rounds):
                 print(f"  {name:24}DID NOT RUN, {error!r:.160}")
                 del results[name]
         print(f"  round {number} of {rounds} done", file=sys.stderr)
-    return {name: result[1:] for name, result in results.items()}
+    return {name: result[settling:] for name, result in results.items()}
 
 
 def ratios(results, a, b, factor=1):
@@ -252,7 +255,8 @@ def measure_peers(options):
     draw_dataset(folder / "train", per_class)
     draw_dataset(folder / "valid", 2)
     jobs = {name: partial(time_peer, name, folder, options) for name in LIBRARIES}
-    timed = in_turns(jobs, options.rounds)
+    # each takes a step before it is timed
+    timed = in_turns(jobs, options.rounds, settling=0)
     seconds = {name: [one["seconds"] for one in rounds] for name, rounds in timed.items()}
     print(f"  {'':12}s/step             times ours         start to first step, s")
     for name, times in seconds.items():
