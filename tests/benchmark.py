@@ -258,11 +258,11 @@ def measure_peers(options):
     # each takes a step before it is timed
     timed = in_turns(jobs, options.rounds, settling=0)
     seconds = {name: [one["seconds"] for one in rounds] for name, rounds in timed.items()}
-    print(f"  {'':12}s/step             times ours         start to first step, s")
+    print(f"  {'':12}s/step                times ours            start to first step, s")
     for name, times in seconds.items():
         start = show([one["start"] for one in timed[name]], ".1f")
         of_ours = show(ratios(seconds, name, "notebook"))
-        print(f"  {name:12}{show(times):19}{of_ours:19}{start}")
+        print(f"  {name:12}{show(times):22}{of_ours:22}{start}")
 
 
 def time_peer(name, folder, options):
