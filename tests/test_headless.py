@@ -155,7 +155,7 @@ def test_papermill_on_a_cluster_gives_the_same_bytes(offline, tmp_path):
     command += [x for name, value in settings.items() for x in ("-p", name, value)]
     environ = {k: x for k, x in environment(folder).items() if k.lower() not in settings}
     with contextlib.ExitStack() as stack:
-        address = start(stack, tmp_path / "workers", 1)[0]
+        address = start(stack, tmp_path / "workers", 2)[0]
         run([*command, "--cwd", ROOT], environ | {"SCHEDULER": address})
     assert_same(folder / "results", tmp_path / "results")
     assert "from the environment" not in text_of(code_cells(tmp_path / "executed.ipynb"))
@@ -176,7 +176,8 @@ def many(tmp_path_factory):
     """The folder and the cells of a run on 37 classes of five photos."""
     folder = tmp_path_factory.mktemp("many")
     make_pool(folder / "pool", 5, CLASSES)
-    settings = {"dataset": folder / "pool", "arms": "original,mixed", "repeats": 3}
+    arms = "original,augmented,original_matched,mixed"
+    settings = {"dataset": folder / "pool", "arms": arms, "repeats": 3}
     return folder, convert(folder, **settings | {"image_size": 32, "num_epochs": 1})
 
 
@@ -203,15 +204,15 @@ class TestManyClasses:  # a class, that another process may take it
                 entry["summary"]["accuracy"]["low"] >= 0 and entry["summary"]["f1"]["low"] is None
             )
             assert (folder / "results" / f"{arm}.pt").exists()
-        assert len(list((folder / "results" / "runs").iterdir())) == 6
+        assert len(list((folder / "results" / "runs").iterdir())) == 12
 
     def test_every_test_has_its_row_and_every_figure_can_be_recounted(self, many):
         folder, _ = many
         table = pd.DataFrame(rows_of(folder / "results"))
         assert list(table) == ["arm", "seed", "path", "label", "prediction", "probability"]
-        assert len(table) == 2 * 3 * 37 and sorted(set(table.label)) == CLASSES
+        assert len(table) == 4 * 3 * 37 and sorted(set(table.label)) == CLASSES
         assert (table.path.str.rsplit("/", n=1).str[0] == table.label).all()
-        assert table.groupby(["seed", "path"]).size().eq(2).all()  # the arms test the same photos
+        assert table.groupby(["seed", "path"]).size().eq(4).all()  # the arms test the same photos
         assert table.groupby("path").seed.nunique().eq(1).all()  # no photo in two of three folds
         right = table.label == table.prediction
         for arm, entry in metrics_of(folder / "results")["arms"].items():
