@@ -297,8 +297,8 @@ def describe_values(parameter: str, values: list) -> str:
     if span == 0:
         return f"{parameter}: {least:g}"
 
-    # as exact as a fiftieth of the whole range
-    digits = max(0, -math.floor(math.log10(span / 50)))
+    # as exact as a twentieth of the whole range
+    digits = max(0, -math.floor(math.log10(span / 20)))
     # a wide gap parts left from right, or weaker from stronger: what is between would not be seen
     gaps = [(high - low, low, high) for low, high in itertools.pairwise(numbers)]
     width, below, above = max(gaps)

@@ -319,7 +319,7 @@ def test_the_table_of_comparisons_says_which_interval_it_shows():
     alone = compare(rows[rows["seed"] < 2], "original", "mixed", tested=True)
     table = statistics.tabulate_comparisons(rows, [tested, other, alone])
     assert list(table["at"]) == ["99 %", "95 %", "95 %"]
-    assert list(table["p"]) == [f"{tested['p_value']:.2g}", "not tested", "not tested"]
+    assert list(table["p"]) == [f"{tested['p_value']:.2g}", "not tested", "too few repeats"]
     shown = f"{100 * other['low']:+.1f} to {100 * other['high']:+.1f}"
     assert list(table["interval"][1:]) == [shown, "–"]
 
@@ -394,12 +394,12 @@ def test_memorised_learned_and_guessed_are_told_apart():
 
 
 def test_small_shares_of_many_classes_are_not_rounded_to_nothing():
-    assert "and 0.13% of new ones" in learning_of(0.0, 0.0013, low=0.0002)
+    assert "and 0.13 % of new ones" in learning_of(0.0, 0.0013, low=0.0002)
     assert [statistics.percent(share) for share in (0, 0.01, 0.614, 1)] == [
-        "0%",
-        "1%",
-        "61%",
-        "100%",
+        "0 %",
+        "1 %",
+        "61 %",
+        "100 %",
     ]
     score = {"mean": 0.0013, "low": 0.0002, "high": 0.0048}
     assert statistics.format_score(score) == "0.0013 [0.0002, 0.0048]"

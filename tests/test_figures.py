@@ -108,11 +108,13 @@ def test_heat_of_compared_networks_has_one_scale_and_the_untrained_ones_its_own(
         "weak": np.full((1, 4, 4), 1.0),
         "untrained": np.full((1, 4, 4), 0.5),
     }
-    figure = figures.plot_heatmaps(images, heats, captions={"strong": ["a"], "weak": ["b"]})
+    captions = {"strong": ["a"], "weak": ["b"]}
+    figure = figures.plot_heatmaps(images, heats, photo_captions=["c"], captions=captions)
     shown = [axis.images[1].get_array().max() for axis in figure.axes[1:]]
     # the square root of the share of the greatest heat
     assert shown == [1.0, 0.5, 1.0]
     assert "own scale" in figure.axes[3].get_ylabel()
+    assert [axis.get_title() for axis in figure.axes] == ["c", "a", "b", ""]
 
 
 def test_drawings_are_said_to_be_drawings_in_the_title():
@@ -131,6 +133,18 @@ def gains_of(gained):
             run = predictions_of(["a"] * 28, answers, arm)
             rows.append(run.assign(seed=seed, path=[f"{seed}/{photo}.jpg" for photo in range(28)]))
     return pd.concat(rows)
+
+
+def test_accuracies_and_chance_are_drawn_on_a_scale_of_at_least_twenty_points():
+    predictions = gains_of([0, 0])
+    comparison = compare(predictions, "original", "mixed")
+    figure = figures.plot_gains(predictions, [comparison], chance=10 / 28)
+    left, _ = figure.axes
+    low, high = left.get_ylim()
+    assert low == pytest.approx(10 / 28 - 0.1)
+    assert high == pytest.approx(10 / 28 + 0.1)
+    figure = figures.plot_gains(predictions, [comparison], chance=0.97)
+    assert figure.axes[0].get_ylim()[1] == 1.02
 
 
 def test_the_interval_drawn_of_the_tested_question_is_that_of_the_verdict():

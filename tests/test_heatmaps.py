@@ -74,8 +74,20 @@ def test_an_answer_is_told_with_its_probability_and_whether_it_is_right():
     )
     probabilities = np.array([[0.25, 0.75], [0.75, 0.25]])
     right, wrong = heatmaps.describe_answers(photos, probabilities, indices=[0, 1])
-    assert right == "dog/1.jpg\ndog 75% ✓"
-    assert wrong == "dog/2.jpg\na cat with a l 75% ✗"
+    assert right == "dog 75 % ✓"
+    assert wrong == "a cat with a l 75 % ✗"
+    (mistake,) = heatmaps.describe_answers(photos, probabilities, indices=[1], with_files=True)
+    assert mistake == f"dog/2.jpg\n{wrong}"
+
+
+def test_a_photo_is_told_with_its_file_and_how_many_networks_name_it_rightly():
+    photos = SimpleNamespace(labels=np.array([1, 0]), paths=["dog/1.jpg", "cat/2.jpg"])
+    probabilities = {
+        "a": np.array([[0.2, 0.8], [0.9, 0.1]]),
+        "b": np.array([[0.7, 0.3], [0.6, 0.4]]),
+    }
+    told = heatmaps.describe_photos(photos, probabilities, indices=[1, 0])
+    assert told == ["cat/2.jpg\n2 of 2 right", "dog/1.jpg\n1 of 2 right"]
 
 
 def test_why_a_photo_is_shown_being_erased_is_said():
@@ -134,7 +146,7 @@ def test_heat_at_the_edge_is_told_beside_the_edges_area():
     heats[0, 8, 8] = 3
     heats[0, 0, 0] = 1
     line = heatmaps.describe_edge("mixed", heats)
-    assert line == "mixed: 25% of the heat lies in the outer 44% of the photos."
+    assert line == "mixed: 25 % of the heat lies in the outer 44 % of the photos."
 
 
 def test_no_heat_at_all_is_said_and_is_no_share_of_it():

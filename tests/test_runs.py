@@ -329,6 +329,17 @@ def test_a_setting_or_a_picture_that_changes_trains_again(experiment, trained, s
     assert trained[4:] == ["mixed, seed 7"]
 
 
+def test_other_copies_train_only_the_arms_that_see_or_count_them(
+    experiment, trained, split, tmp_path
+):
+    arms = ("original", "original_matched", "mixed")
+    experiment(*arms)
+    folder = shutil.copytree(split, tmp_path / "data")
+    augment_folder(folder / "train", folder / "train_aug", copies=1, seed=7, workers=1)
+    experiment(*arms, folder=folder, copies=1)
+    assert trained[3:] == ["original_matched, seed 7", "mixed, seed 7"]
+
+
 def test_states_of_other_settings_are_swept_up(experiment, tmp_path):
     folder = tmp_path / "results" / "runs"
     folder.mkdir(parents=True)

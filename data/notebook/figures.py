@@ -322,16 +322,17 @@ def plot_gains(predictions: pd.DataFrame, comparisons: Sequence[dict], chance: f
     correct = predictions["label"] == predictions["prediction"]
     tests = predictions.assign(right=correct)
     accuracy = tests.pivot_table(index="arm", columns="seed", values="right", sort=False)
-    accuracy.plot(
-        ax=left,
-        color="grey",
-        marker="o",
-        legend=False,
-        ylim=(0, 1.02),
-        ylabel="accuracy",
+    accuracy.plot(ax=left, color="grey", marker="o", alpha=0.7, legend=False)
+    left.axhline(chance, color="black", linestyle="--", linewidth=1)
+    # a scale of a few points would make a small difference look large
+    least = min(chance, accuracy.min(axis=None)) - 0.1
+    greatest = max(chance, accuracy.max(axis=None)) + 0.1
+    left.set(
+        title="accuracy; dashed: always the commonest class",
+        xlabel="",
+        xlim=(-0.2, len(accuracy) - 0.8),
+        ylim=(max(0, least), min(1.02, greatest)),
     )
-    left.axhline(chance, color="black", linewidth=1)
-    left.set(xlabel="", title="black line: always naming the commonest class")
     left.set_xticks(range(len(accuracy)), accuracy.index)
 
     names = []
@@ -352,6 +353,7 @@ def plot_gains(predictions: pd.DataFrame, comparisons: Sequence[dict], chance: f
     right.axvline(0, color="black", linewidth=1)
     right.set_yticks(range(len(comparisons)), names)
     right.set(
+        title="dots: repeats; diamond: their mean",
         xlabel="gain in accuracy, percentage points",
         ylim=(-0.6, len(comparisons) - 0.4),
     )
@@ -386,6 +388,7 @@ def plot_faithfulness(curves: dict[tuple[str, str], np.ndarray], shares: np.ndar
 def plot_heatmaps(
     images: torch.Tensor,
     heats: dict[str, np.ndarray],
+    photo_captions: Sequence[str],
     captions: dict[str, Sequence[str]],
 ) -> Figure:
     """Show photos, and what raised each network's score, painted over them.
@@ -393,20 +396,21 @@ def plot_heatmaps(
     Args:
         images: (N, 3, H, W) uint8.
         heats: {network: (N, H, W)}, 0 or more. Networks with captions share a scale on each photo;
-            others have their own.
-        captions: {network: (N,) texts}.
+            others are of the true class, on a scale of their own.
+        photo_captions: (N,) texts above the photos.
+        captions: {network: (N,) texts}, its answers.
     """
     photos = images.permute(0, 2, 3, 1).numpy()
     grey = photos.mean(axis=3)
     compared = [heats[name] for name in captions]
     common = np.max(compared, axis=(0, 2, 3))
     no_captions = [""] * len(photos)
-    rows = {"photo": {"images": photos, "captions": no_captions}}
+    rows = {"photo": {"images": photos, "captions": photo_captions}}
     for name, maps in heats.items():
         label = name
         greatest = common
         if name not in captions:
-            label = f"{name}:\nown scale"
+            label = f"{name}:\ntrue class,\nown scale"
             greatest = maps.max(axis=(1, 2))
         scaled = maps / greatest.clip(1e-12)[:, None, None]
         own_captions = captions.get(name, no_captions)

@@ -56,6 +56,24 @@ def choose_photos(
     return chosen
 
 
+def describe_photos(
+    photos: DataLoader, probabilities: dict[str, np.ndarray], indices: Sequence[int]
+) -> list[str]:
+    """Return for some photos their file, and how many networks name it rightly.
+
+    Args:
+        photos: of `load_dataset`.
+        probabilities: (N, classes) of each network, by name.
+        indices: of the photos that are told.
+    """
+    texts = []
+    for index in indices:
+        answers = [of_all[index].argmax() for of_all in probabilities.values()]
+        right = answers.count(photos.labels[index])
+        texts.append(f"{photos.paths[index][-20:]}\n{right} of {len(answers)} right")
+    return texts
+
+
 def describe_choice(labels: np.ndarray, probabilities: dict[str, np.ndarray], index: int) -> str:
     """Return why a photo was chosen; arguments as of `choose_photos`, which gave its index."""
     # (networks, classes)
@@ -82,14 +100,18 @@ def choose_mistakes(labels: np.ndarray, probabilities: np.ndarray, count: int = 
 
 
 def describe_answers(
-    photos: DataLoader, probabilities: np.ndarray, indices: Sequence[int]
+    photos: DataLoader,
+    probabilities: np.ndarray,
+    indices: Sequence[int],
+    with_files: bool = False,
 ) -> list[str]:
-    """Return for some photos their file, and what a network says of each: dogs/1.jpg, cats 83% ✗.
+    """Return for some photos what a network says of each, and whether it is right: cats 83 % ✗.
 
     Args:
         photos: of `load_dataset`.
         probabilities: (N, classes) of all photos.
         indices: of the photos that are told.
+        with_files: the photo's file stands above the answer.
     """
     texts = []
     for index in indices:
@@ -97,8 +119,10 @@ def describe_answers(
         answer = chances.argmax()
         mark = "✓" if answer == photos.labels[index] else "✗"
         name = one_line(photos.names[answer])[:14]
-        file = photos.paths[index][-20:]
-        texts.append(f"{file}\n{name} {percent(chances.max())} {mark}")
+        text = f"{name} {percent(chances.max())} {mark}"
+        if with_files:
+            text = f"{photos.paths[index][-20:]}\n{text}"
+        texts.append(text)
     return texts
 
 
@@ -180,4 +204,4 @@ def describe_edge(name: str, heats: np.ndarray) -> str:
     outside[rows : height - rows, columns : width - columns] = False
     share = heats[:, outside].sum() / heats.sum()
     area = outside.mean()
-    return f"{name}: {share:.0%} of the heat lies in the outer {area:.0%} of the photos."
+    return f"{name}: {percent(share)} of the heat lies in the outer {percent(area)} of the photos."

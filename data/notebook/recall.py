@@ -24,6 +24,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 # what a run does not see of the settings: the pictures' digests speak for what made them
 UNSEEN_SETTINGS = {
     "arms",
+    "copies",
     "data_dir",
     "dataset",
     "drop_duplicates",

@@ -232,10 +232,10 @@ def format_score(score: dict) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share as text: 61%, or 0.13% where whole percents would say none."""
+    """Return a share as text: 61 %, or 0.13 % where whole percents would say none."""
     if 0 < share < 0.01:
-        return f"{share:.2%}"
-    return f"{share:.0%}"
+        return f"{100 * share:.2f} %"
+    return f"{100 * share:.0f} %"
 
 
 def find_constant_answers(predictions: pd.DataFrame) -> list[str]:
@@ -372,18 +372,26 @@ def tabulate_comparisons(predictions: pd.DataFrame, comparisons: Sequence[dict])
     rows = []
     for comparison in comparisons:
         interval = choose_interval(predictions, comparison)
-        p_value = comparison["p_value"]
         row = {
             "arms": f"{comparison['a']} → {comparison['b']}",
             "points gained": f"{100 * comparison['difference']:+z.1f}",
             "interval": format_interval(interval),
             "at": f"{interval.percent} %",
-            "p": "not tested" if p_value is None else f"{p_value:.2g}",
+            "p": format_p_value(comparison),
             "repeats": comparison["runs"],
             "photos": comparison["photos"],
         }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def format_p_value(comparison: dict) -> str:
+    """Return a comparison's p-value as text, or why there is none."""
+    if comparison["p_value"] is not None:
+        return f"{comparison['p_value']:.2g}"
+    if comparison["runs"] < FEWEST_FOR_VERDICT:
+        return "too few repeats"
+    return "not tested"
 
 
 def repeats_needed(gains: pd.DataFrame) -> int | None:
@@ -465,7 +473,7 @@ def describe_comparison(
         return (
             f"**No verdict.** {gain}, between {2 * runs} networks. Other seeds give other "
             "networks: this says nothing about augmentation as such. Set repeats to "
-            f"{RECOMMENDED_REPEATS}, which take about {minutes} minutes here."
+            f"{RECOMMENDED_REPEATS}: about {minutes} minutes here, enough to find a large effect."
         )
     gain = f"{question} {gain} in {runs} repeats"
     if p_value is None:
