@@ -43,6 +43,7 @@ from data.files import (
     InputError,
     claim,
     expand,
+    how_many,
     one_line,
     print_any_name,
     remove_unfinished,
@@ -318,8 +319,8 @@ def describe_range(low: float, high: float, digits: int) -> str:
 class Report:
     """What `augment_folder` did; printed, it is a line.
 
-    `left_out` has a line for each image or class of which there are no copies, `others` one for
-    each kind of file that is no image.
+    `left_out` has a line for each image of which there are no copies, `empty` one for each class
+    without images, `others` one for each kind of file that is no image.
     """
 
     images: int = 0
@@ -327,14 +328,16 @@ class Report:
     kept: int = 0
     removed: int = 0
     left_out: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def __str__(self) -> str:
         rate = self.images / max(self.seconds, 1e-9)
         return (
-            f"{self.images} images read, {self.made} copies made, {self.kept} kept, "
-            f"{self.removed} stale removed, {len(self.left_out)} images left out, "
+            f"{how_many(self.images, 'image')} read, {how_many(self.made, 'copy', 'copies')} made, "
+            f"{self.kept} kept, {self.removed} stale removed, "
+            f"{how_many(len(self.left_out), 'image')} left out, "
             f"{self.seconds:.1f} s, {rate:.1f} images/s"
         )
 
@@ -381,7 +384,7 @@ def augment_folder(
     for kind, files in found.items():
         images.extend(file.relative_to(source) for file in files)
         if not files:
-            report.left_out.append(one_line(f"{source / kind}: no image in it"))
+            report.empty.append(one_line(f"{source / kind}: no image in it"))
     if not images:
         raise InputError("; ".join([f"{source}: no image in any class folder", *report.others]))
     targets = name_copies(images, copies)
@@ -677,10 +680,10 @@ def main(arguments: list[str] | None = None) -> int:
             bar.close()
             print("augment.py: stopped; run it again to go on where it was", file=sys.stderr)
             return 130
-    for line in [*report.left_out, *report.others]:
+    for line in [*report.left_out, *report.empty, *report.others]:
         print(f"augment.py: {line}", file=sys.stderr)
     print(report)
-    if report.left_out:
+    if report.left_out or report.empty:
         return 1
     return 0
 

@@ -20,8 +20,16 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
-from data.files import InputError, write_whole
-from data.images import find_files, find_images, is_hidden, is_image, load_image, read_origin
+from data.files import InputError, how_many, write_whole
+from data.images import (
+    describe_loose,
+    find_files,
+    find_images,
+    is_hidden,
+    is_image,
+    load_image,
+    read_origin,
+)
 
 # What two pictures of the same photo may differ in (`find_duplicates`).
 MOST_HASH_BITS = 6  # of 64
@@ -146,7 +154,9 @@ def list_files(
                     raise InputError(f"{path}: a line break in its name: rename it")
                 files[name] = ImageFile(path=path, label=label, class_folder=folder / label)
     if unused:
-        notes.append(f"{unused} images beside {' and '.join(sides)} in the classes are not used")
+        beside = f"beside {' and '.join(sides)} in the classes"
+        one = f"image {beside} is not used"
+        notes.append(how_many(unused, one, f"images {beside} are not used"))
     return files
 
 
@@ -184,7 +194,10 @@ def check_classes(parts: dict[str, Path], found: dict[str, dict[str, list[Path]]
         if not all(label in images for images in found.values()):
             lacking.append(label)
     if lacking:
-        raise InputError(f"{source}: {name_some(lacking)}: not in both {' and '.join(parts)}")
+        where = f"both {' and '.join(parts)}"
+        if len(parts) > 2:
+            where = f"all of {', '.join(parts)}"
+        raise InputError(f"{source}: {name_some(lacking)}: not in {where}")
     pictures = [label for label in classes if label.lower() in IMAGE_FOLDERS]
     masks = [label for label in classes if label.lower() in MASK_FOLDERS]
     if pictures and masks:
@@ -224,7 +237,8 @@ def leave_out_masks(found: dict[str, dict[str, list[Path]]], notes: list[str]) -
             masks.extend(path for path in paths if path in masks_of_class)
     if masks:
         names = name_some([f"{path.parent.name}/{path.name}" for path in masks])
-        notes.append(f"{len(masks)} masks beside their images are left out: {names}")
+        number = how_many(len(masks), "mask beside its image is", "masks beside their images are")
+        notes.append(f"{number} left out: {names}")
 
 
 def find_masks(paths: list[Path]) -> set[Path]:
@@ -274,7 +288,7 @@ def describe_others(root: Path, label: str | None = None) -> list[str]:
 
     They may be photos in a format that Pillow cannot read, like a phone's HEIC.
     """
-    count = Counter()
+    suffixes = Counter()
     for folder in root.iterdir():
         if not folder.is_dir() or is_hidden(folder.name):
             continue
@@ -283,9 +297,15 @@ def describe_others(root: Path, label: str | None = None) -> list[str]:
             continue
         for file in find_files(folder):
             if not is_image(file) and not is_hidden(file.name):
-                count[file.suffix.lower() or "without a suffix"] += 1
-    cure = "which cannot be read here: convert them if they are photos"
-    return [f"{number} files {suffix}, {cure}" for suffix, number in count.items()]
+                suffixes[file.suffix.lower() or "without a suffix"] += 1
+    lines = []
+    for suffix, number in suffixes.items():
+        which = f"{number} files {suffix}, which cannot be read here"
+        if number == 1:
+            lines.append(f"1 file {suffix}, which cannot be read here: convert it if it is a photo")
+        else:
+            lines.append(f"{which}: convert them if they are photos")
+    return lines
 
 
 def read_photos(
@@ -324,15 +344,17 @@ def read_photos(
     for root in parts.values():
         loose = [path for path in root.iterdir() if path.is_file() and is_image(path)]
         if loose:
-            notes.append(f"{len(loose)} images beside the class folders are not used")
+            notes.append(describe_loose(len(loose)))
         notes.extend(describe_others(root))
     several = sum(photo.pages for photo in photos.values())
     if several:
-        notes.append(f"{several} images have several pages: the first is used")
+        number = how_many(several, "image has", "images have")
+        notes.append(f"{number} several pages: the first is used")
     photos = to_common_scale(photos, converted, notes)
     blank = [name for name, photo in photos.items() if is_blank(photo)]
     if blank:
-        notes.append(f"{len(blank)} images are blank, of one colour: {name_some(blank)}")
+        number = how_many(len(blank), "image is", "images are")
+        notes.append(f"{number} blank, of one colour: {name_some(blank)}")
     return photos, unreadable
 
 
@@ -398,8 +420,8 @@ def to_common_scale(
         return photos
     lowest = min(low for low, _ in scales)
     highest = max(high for _, high in scales)
-    as_png = "images of more than 8 bits are used as 8-bit PNG, all on one scale for"
-    notes.append(f"{len(scales)} {as_png} {lowest:g} to {highest:g}")
+    number = how_many(len(scales), "image of more than 8 bits is", "images of more than 8 bits are")
+    notes.append(f"{number} used as 8-bit PNG, all on one scale for {lowest:g} to {highest:g}")
     taken = set(photos)
     result = {}
     for name, photo in photos.items():
@@ -623,7 +645,8 @@ def link_copies(photos: list[Photo], notes: list[str]) -> list[tuple[int, int]]:
                 links.append((first_with.setdefault(digest, i), i))
     copies = sum(bool(photo.origin) for photo in photos)
     if copies:
-        notes.append(f"{copies} copies made by augment.py: each stays on the side of its photo")
+        made = how_many(copies, "copy", "copies")
+        notes.append(f"{made} made by augment.py: each stays on the side of its photo")
     return links
 
 

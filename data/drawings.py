@@ -1,6 +1,6 @@
 """Draw cats and dogs: the stand-in for photos when Kaggle cannot be reached.
 
-    python data/drawings.py FOLDER [--per-class 70] [--seed 0]
+    python -m data.drawings FOLDER [--per-class 70] [--seed 0]
 
 Fills FOLDER/cats and FOLDER/dogs with 224 x 224 JPEG files. Ears, muzzle, whiskers, tongue and tail
 tell a cat from a dog. Everything else comes from the same distributions for both: pose, size,
@@ -9,6 +9,7 @@ away, that is half out of the picture, or small. The same seed gives the same dr
 """
 
 import argparse
+import io
 import math
 import random
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+
+from data.files import write_whole
 
 SIZE = 224
 # drawn at twice the size, then reduced: smooth edges without an antialiasing pen
@@ -84,13 +87,17 @@ def draw(kind: str, seed: int, index: int) -> Image.Image:
 
 
 def draw_dataset(folder: Path, per_class: int = 70, seed: int = 0) -> None:
-    """Write `per_class` drawings of each class to folder/cats and folder/dogs as JPEG files."""
+    """Write `per_class` drawings of each class to folder/cats and folder/dogs as JPEG files.
+
+    Raises:
+        InputError: one of them cannot be written.
+    """
     for kind in CLASSES:
-        target = Path(folder) / kind
-        target.mkdir(parents=True, exist_ok=True)
         for index in range(per_class):
+            jpeg = io.BytesIO()
+            draw(kind, seed, index).save(jpeg, "JPEG", quality=95)
             name = f"{kind[:-1]}_{index:03}.jpg"
-            draw(kind, seed, index).save(target / name, quality=95)
+            write_whole(Path(folder) / kind / name, jpeg.getbuffer())
 
 
 def _animal(rng, kind):

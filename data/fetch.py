@@ -18,10 +18,12 @@ from typing import NamedTuple
 import requests
 
 from data.drawings import draw_dataset
-from data.files import InputError, expand, refuse_case_twins
-from data.images import find_files, is_hidden, is_image
+from data.files import InputError, expand, how_many, refuse_case_twins
+from data.images import describe_loose, find_files, is_hidden, is_image
 
 DEFAULT_DATASET = "samuelcortinhas/cats-and-dogs-image-classification"
+# folders of data_dir that are made anew
+WRITTEN = re.compile(r"train|train_aug|test|repeat_\d+")
 # a ready-made test set: the first that is there and has classes of train
 HELD_OUT = ("test", "val", "valid", "validation", "eval")
 # the names that parts of a split have, in lower case: train, Testing, seg_test, val_2 …
@@ -560,14 +562,18 @@ def describe_unused(root: Path, folders: list[SubFolder], used: list[SubFolder])
     notes = []
     loose = sum(is_image(path) for path in root.iterdir() if path.is_file())
     if loose:
-        notes.append(f"{loose} images beside the class folders are not used")
+        notes.append(describe_loose(loose))
     for sub in sorted(folders, key=lambda sub: sub.name):
         if sub in used:
             continue
         if sub.folders:
-            notes.append(f"{sub.path.name}: {sub.count} images are not used")
+            number = how_many(sub.count, "image is", "images are")
+            notes.append(f"{sub.path.name}: {number} not used")
         else:
-            notes.append(f"{sub.path.name}: {sub.count} images have no labels and are not used")
+            number = how_many(
+                sub.count, "image has no label and is", "images have no labels and are"
+            )
+            notes.append(f"{sub.path.name}: {number} not used")
     return notes
 
 
@@ -587,8 +593,10 @@ def choose_cure(alike: list[SubFolder]) -> str:
 def keep_apart(sources: list[Path], data_dir: Path) -> None:
     """Raise InputError if a folder that is written to lies in the data set, or it in that one."""
     target = data_dir.resolve()
-    written = [target / part for part in ("train", "test", "train_aug")]
     for source in [path.resolve() for path in sources]:
-        lies_inside = any(source.is_relative_to(folder) for folder in written)
+        lies_inside = False
+        if source.is_relative_to(target) and source != target:
+            top = source.relative_to(target).parts[0]
+            lies_inside = bool(WRITTEN.fullmatch(top))
         if target.is_relative_to(source) or lies_inside:
             raise InputError(f"{data_dir}: must not lie in the data set, or that in it ({source})")

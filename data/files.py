@@ -35,6 +35,13 @@ def one_line(text: object) -> str:
     return " ".join(printable.split())
 
 
+def how_many(number: int, singular: str, plural: str = "") -> str:
+    """Return how many there are: 1 image, 2 images; 1 copy, 3 copies."""
+    if number == 1:
+        return f"1 {singular}"
+    return f"{number} {plural or singular + 's'}"
+
+
 def expand(path: str | Path) -> str:
     """Return a path with the home folder for `~`."""
     return os.path.expanduser(path)  # noqa: PTH111, which fails for an unknown ~user

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from data.files import InputError, one_line
+from data.files import InputError, how_many, one_line
 
 # HEIC is what iPhones write; where there is no wheel for this machine, all else is read.
 try:
@@ -189,6 +189,12 @@ def find_images(folder: str | Path) -> dict[str, list[Path]]:
     if not found:
         raise InputError(f"{folder}: expected one folder per class in it, found none")
     return found
+
+
+def describe_loose(images: int) -> str:
+    """Return a line about images that lie beside the class folders."""
+    beside = "beside the class folders"
+    return how_many(images, f"image {beside} is not used", f"images {beside} are not used")
 
 
 def load_image(file: str | Path, scale: Scale | None = None) -> tuple[bytes, Image.Image]:

@@ -44,6 +44,7 @@ from data.files import (
     InputError,
     claim,
     expand,
+    how_many,
     one_line,
     print_any_name,
     refuse_case_twins,
@@ -161,7 +162,8 @@ class Prepared:
             # of an earlier data set
             path.unlink(missing_ok=True)
             return
-        lines = json.dumps(lists, ensure_ascii=False, indent=1)
+        # in ASCII, as a name that is no Unicode could not be written otherwise
+        lines = json.dumps(lists, indent=1)
         write_whole(path, lines)
         self.details = str(path)
 
@@ -173,9 +175,8 @@ class Prepared:
         details += [f"duplicates: {a} = {b}" for a, b in spread_pairs(self.duplicates)]
         hidden = len(details) - MOST_DETAILS
         if hidden > 0:
-            details[MOST_DETAILS:] = [f"… and {hidden} lines more"]
-            if self.details:
-                details[MOST_DETAILS:] = [f"… and {hidden} lines more, see {self.details}"]
+            more = f"… and {how_many(hidden, 'line')} more"
+            details[MOST_DETAILS:] = [f"{more}, see {self.details}" if self.details else more]
         source = f"source: {self.source}"
         if self.stand_in_reason:
             source = f"{source} ({self.stand_in_reason})"
@@ -219,6 +220,7 @@ def prepare_dataset(
         InputError: the data set cannot be used.
     """
     check_setting("dataset", dataset)
+    check_setting("subset", subset)
     check_setting("train_ratio", train_ratio)
     check_setting("seed", seed)
     check_setting("repeats", repeats)
@@ -293,12 +295,16 @@ def prepare_dataset(
 
         if relations.duplicates:
             fate = "kept on one side or left out" if drop_duplicates else "used where they lie"
-            notes.append(f"{len(relations.duplicates)} pairs of duplicates, {fate} ({CURE})")
+            pairs = how_many(len(relations.duplicates), "pair")
+            notes.append(f"{pairs} of duplicates, {fate} ({CURE})")
         if relations.conflicts:
             fate = "left out" if drop_duplicates else "used"
-            notes.append(
-                f"{len(relations.conflicts)} pairs of them have two labels, and are {fate}"
+            number = how_many(
+                len(relations.conflicts),
+                "pair of them has two labels, and is",
+                "pairs of them have two labels, and are",
             )
+            notes.append(f"{number} {fate}")
         used = set(plans[0].values())
         prepared = Prepared(
             folders=folders,
@@ -396,9 +402,10 @@ def relate_photos(
     if group:
         belonging = np.bincount(number_groups(len(names), links))
         several = belonging[belonging > 1]
+        alone = how_many(len(names) - sum(several), "photo")
         notes.append(
-            f"group = {group}: {len(several)} groups of {sum(several)} photos, each on one side, "
-            f"{len(names) - sum(several)} photos alone"
+            f"group = {group}: {how_many(len(several), 'group')} of {sum(several)} photos, each on "
+            f"one side, {alone} alone"
         )
     if drop_duplicates:
         links += pairs
@@ -482,7 +489,7 @@ def raise_one_sided(name: str, num_groups: int, train_ratio: float, group: str) 
     one_sided = f"class {name} is on one side of the split only"
     if group:
         raise InputError(
-            f"group = {group}: {one_sided}, as it has {num_groups} groups of photos; "
+            f"group = {group}: {one_sided}, as it has {how_many(num_groups, 'group')} of photos; "
             f"a smaller train_ratio than {train_ratio} needs fewer, or another pattern makes more"
         )
     raise InputError(

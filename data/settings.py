@@ -1,6 +1,7 @@
 """The notebook's settings: what is allowed, and which come from the environment."""
 
 import contextlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,10 +149,26 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     raise ValueError(f"{number} of {', '.join(choices)}")
 
 
-def check_text(name: str, value: object) -> object:
+def check_text(name: str, value: object) -> str | None:
     """Return a free text that may be empty for some; else a ValueError says what is allowed."""
-    if name == "subset" or (isinstance(value, str) and value):
+    if name == "subset" and value is None:
         return value
-    if name == "group" and value == "":
-        return value
-    raise ValueError("the name of something")
+    # no path has it
+    is_text = isinstance(value, str) and "\0" not in value
+    if name == "subset" and not is_text:
+        raise ValueError('a text such as "train,test"')
+    if name == "group":
+        if not is_text or not is_pattern(value):
+            raise ValueError('a regular expression, or ""')
+    elif name != "subset" and not (is_text and value):
+        raise ValueError("the name of something")
+    return value
+
+
+def is_pattern(text: str) -> bool:
+    """Tell whether a text is a regular expression."""
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True

@@ -523,7 +523,7 @@ def test_what_is_left_out_is_named_in_one_line_each_and_the_rest_is_done(small_p
         "augment.py: 2 files .raw, which cannot be read here: convert them if they are photos",
     ]
     assert done.returncode == 1
-    assert "13 images read, 13 copies made, 0 kept, 0 stale removed, 3 images left" in done.stdout
+    assert "13 images read, 13 copies made, 0 kept, 0 stale removed, 1 image left" in done.stdout
 
 
 def test_files_that_are_no_images_are_named_and_do_not_make_it_fail(small_pool, output):

@@ -221,7 +221,7 @@ def test_split_that_lies_inside_the_classes_is_used_and_said(tmp_path, data):
     prepared = prepare_dataset(str(source), data)
     assert prepared.notes == [
         "every class holds Train and val: used as train and test (subset=. splits all of it anew)",
-        "1 images beside Train and val in the classes are not used",
+        "1 image beside Train and val in the classes is not used",
     ]
     for part, folder in (("train", "Train"), ("test", "val")):
         for label in ("cats", "dogs"):

@@ -269,6 +269,26 @@ def test_one_question_is_tested_the_first_that_the_arms_allow(notebook, section_
     assert (said == "These arms allow no comparison.") == (not comparisons)
 
 
+def test_chance_is_the_share_of_the_class_that_is_commonest_in_the_test(notebook, capsys):
+    (cell,) = [source for source in CODE if source.startswith("trained_arms = ")]
+    # four in five are dogs, though the training photos are cats for the most part
+    labels = np.repeat(["cats", "dogs"], (20, 80))
+    guesses = np.tile(["cats", "dogs"], 50)
+    rows = []
+    for arm, answers in (("mixed", guesses), ("thumbnails", ["cats"] * 100)):
+        run = {"arm": arm, "seed": 1, "path": range(100), "label": labels, "prediction": answers}
+        rows.append(pd.DataFrame(run))
+    page = notebook.globals | {
+        "predictions": rows[0],
+        "all_predictions": pd.concat(rows),
+        "summaries": {"mixed": summary_of(rows[0])},
+        "train_accuracies": {"mixed": 0.5},
+    }
+    exec(compile(cell, "section 7", "exec"), page)
+    assert page["chance"] == 0.8
+    assert "not shown to do more than guess (commonest class: 80 %)" in capsys.readouterr().out
+
+
 NO_VERDICT = "No verdict", "networks", "nothing about augmentation", "repeats to 10", "100 min"
 VERDICTS = [  # (same photos in all repeats, right of a, right of b, what is said)
     (False, [10], [20], ["+35.7", "95 % interval", *NO_VERDICT]),
@@ -319,7 +339,7 @@ def test_the_table_of_comparisons_says_which_interval_it_shows():
     alone = compare(rows[rows["seed"] < 2], "original", "mixed", tested=True)
     table = statistics.tabulate_comparisons(rows, [tested, other, alone])
     assert list(table["at"]) == ["99 %", "95 %", "95 %"]
-    assert list(table["p"]) == [f"{tested['p_value']:.2g}", "not tested", "too few repeats"]
+    assert list(table["p"]) == [f"{tested['p_value']:.2g}", "not tested", "none below 5 repeats"]
     shown = f"{100 * other['low']:+.1f} to {100 * other['high']:+.1f}"
     assert list(table["interval"][1:]) == [shown, "–"]
 
@@ -389,8 +409,8 @@ def test_memorised_learned_and_guessed_are_told_apart():
     assert "not shown to be more than thumbnails" in learning_of(0.98, 0.7, low=0.6)
     assert "not shown to be more than thumbnails" in learning_of(0.98, 0.7, 0.6, 0.1, -0.1)
     assert "and more than thumbnails show (+10.0 points" in learning_of(0.98, 0.7, 0.6, 0.1, 0.05)
-    # of too few runs there is no interval
-    assert "not shown" in learning_of(0.5, 0.9, low=None)
+    # of two repeats there is no interval
+    assert "two repeats are too few to tell" in learning_of(1.0, 1.0, low=None)
 
 
 def test_small_shares_of_many_classes_are_not_rounded_to_nothing():
@@ -419,6 +439,15 @@ def test_another_score_is_the_mean_of_the_runs_that_have_it():
     assert row["right of the test"] == "51 of 84"
     assert row["none"] == "–"
     assert row["auc"] == "0.5000"
+
+
+def test_a_score_under_a_known_name_that_is_computed_otherwise_stays_what_it_is():
+    rows = predictions_of({"mixed": [20, 14, 17]})
+    scores = [{"accuracy": 0.5, "precision": 0.25, "f1": float("nan")} for _ in range(3)]
+    summary = summarize(rows, scores, ["cats", "dogs"])
+    assert summary["precision"] == {"mean": 0.25, "low": None, "high": None}
+    assert summary["f1"] == {"mean": None, "low": None, "high": None}
+    assert set(summary) == {"accuracy", "precision", "f1"}
 
 
 def test_a_run_that_calls_every_photo_by_one_name_is_said():

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from conftest import make_pool
 
@@ -91,6 +92,14 @@ def test_names_without_a_font_are_said_once_in_a_line(tmp_path, capsys):
     said = capsys.readouterr().out.splitlines()
     assert said == ["named.png: no installed font has all its characters; Noto Sans CJK has most"]
     assert (tmp_path / "named.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_class_folder_without_photos_is_not_among_those_that_are_shown(tmp_path):
+    make_pool(tmp_path, 3)
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "birds" / "Thumbs.db").write_bytes(b"")
+    (axis,) = figures.plot_photos(tmp_path).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["cats", "dogs"]
 
 
 def test_an_arm_has_one_colour_and_a_further_arm_another():

@@ -100,7 +100,7 @@ def test_without_kaggle_drawings_stand_in_and_everything_says_so(offline):
     assert len(re.findall(r"(\d+)/\1 steps", text)) == 2  # one line stays of each run
     assert "No verdict" in text
     # in the table of comparisons, which is HTML
-    assert "too few repeats" in json.dumps(outputs_of(cells))
+    assert "none below 5 repeats" in json.dumps(outputs_of(cells))
 
 
 def test_outputs_are_pictures_and_lines_without_errors_or_warnings(offline):

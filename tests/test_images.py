@@ -286,7 +286,7 @@ def test_heic_without_a_wheel_is_named_and_all_else_is_read(small_pool, tmp_path
     run = f"sys.exit(main([{str(small_pool)!r}, '--output', {str(tmp_path / 'data')!r}]))"
     done = run_script("-c", hide + run)
     assert done.returncode == 0, done.stderr
-    assert "1 files .heic, which cannot be read here: convert them if they" in done.stdout
+    assert "1 file .heic, which cannot be read here: convert it if it is" in done.stdout
     assert "phone.jpg: in a format like HEIC: convert it" in done.stdout
     assert len([*(tmp_path / "data").glob("t*/*/*.jpg")]) == 12
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -46,8 +47,9 @@ def greys_of(loader):
 
 
 def test_the_loader_gives_every_image_once_with_its_label(shades):
-    # hidden and empty folders are no classes
-    save_photo(shades / ".ipynb_checkpoints" / "a.png", 1)
+    # hidden and empty folders are no classes, and what is hidden in one is no photo of it
+    for hidden in (".ipynb_checkpoints", "a/.thumbnails", "b/@eaDir"):
+        save_photo(shades / hidden / "a.png", 1)
     (shades / "empty").mkdir()
     loader = load_dataset(shades, image_size=16, batch_size=3)
     assert isinstance(loader, torch.utils.data.DataLoader)
@@ -60,6 +62,32 @@ def test_the_loader_gives_every_image_once_with_its_label(shades):
     assert loader.names == ["a", "b"]
     assert loader.paths[2:4] == ["a/200.png", "b/180.png"]
     assert loader.labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
+
+
+def test_a_class_whose_name_is_decomposed_unicode_is_found(shades):
+    (shades / "a").rename(shades / "Ka\u0308fer")
+    loader = load_dataset(shades, 16)
+    assert loader.names == ["K\u00e4fer", "b"]
+    assert loader.labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
+
+
+def test_an_image_that_cannot_be_read_is_one_line(shades):
+    (shades / "a" / "bad.png").write_bytes(b"<html>")
+    with fails("shades/a/bad.png: not an image: mend it or take it away"):
+        load_dataset(shades, 16)
+
+
+def test_images_beside_which_nothing_can_be_written_are_loaded(shades, monkeypatch):
+    expected = greys_of(load_dataset(shades, 16))
+    whole = tempfile.TemporaryFile
+
+    def temporary_file(dir=None):
+        if dir is not None:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return whole()
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", temporary_file)
+    assert greys_of(load_dataset(shades, 16)) == expected
 
 
 def orders_of(folder, seed, epochs):
@@ -160,6 +188,20 @@ def test_mixed_shows_each_photo_once_as_itself_or_as_one_of_its_copies(photos_wi
     for images, labels in loader:
         of_b = images[:, 0, 0, 0] // 40 > 3
         assert of_b.int().tolist() == labels.tolist()
+
+
+def test_photos_without_copies_or_with_fewer_than_others_are_one_line(photos_with_copies):
+    train = photos_with_copies / "train"
+    copies = photos_with_copies / "train_aug"
+    manifest = pd.read_csv(copies / "manifest.csv", keep_default_na=False)
+    for lacking, number in (("b/5_aug1.png", 2), ("b/5", 0)):
+        kept = manifest[~manifest["copy"].str.startswith(lacking)]
+        kept.to_csv(copies / "manifest.csv", index=False)
+        with fails(f"{copies}: {number} copies of b/5.png: make the copies of these photos with"):
+            load_dataset(train, 8, copies=copies)
+    (copies / "manifest.csv").unlink()
+    with fails("manifest.csv: No such file or directory: make the copies of these photos"):
+        load_dataset(train, 8, copies=copies)
 
 
 def test_precision_is_the_lowest_that_the_device_does_not_only_emulate(monkeypatch):

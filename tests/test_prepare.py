@@ -1,7 +1,10 @@
 """data/prepare.py and check.py: what is checked, and the split into train and test."""
 
+import errno
+import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -227,7 +230,12 @@ def test_second_call_copies_nothing_and_other_files_survive_another_data_set(sma
 
 
 def test_what_lies_in_the_way_survives(small_pool, data):
-    for source, inside in ((data, data), (data, data / "cats" / "x"), (data / "train_aug", data)):
+    for source, inside in (
+        (data, data),
+        (data, data / "cats" / "x"),
+        (data / "train_aug", data),
+        (data / "repeat_1" / "train", data),
+    ):
         shutil.copytree(small_pool, source, dirs_exist_ok=True)
         refused("must not lie in the data set", source, inside)
         assert inside.exists() == (inside == data)
@@ -321,6 +329,28 @@ def test_script_takes_any_name_in_an_old_code_page_beside_a_package_called_data(
     assert "Traceback" not in printed
     assert {path.parent.name for path in output.rglob("*.jpg")} == {*odd, "Čeněk ✏"}
     assert ", 1 a b, 1 a'b\"c, " in printed or not option
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a name may be any bytes")
+def test_many_names_that_are_no_unicode_are_listed(small_pool, data):
+    for number in range(101):
+        name = os.fsdecode(b"\xff%d.jpg" % number)
+        shutil.copy(small_pool / "cats" / "0.jpg", small_pool / "cats" / name)
+    prepared = prepare(small_pool, data)
+    details = json.loads((data / "prepare_details.json").read_text())
+    assert details["unreadable"] == prepared.unreadable
+    assert len(prepared.unreadable) == 101
+
+
+def test_a_disk_that_is_full_leaves_no_half_drawing(tmp_path, monkeypatch):
+    def write_bytes(path, content):
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with fails("cat_000.jpg: cannot be written, No space left on device"):
+        draw_dataset(tmp_path)
+    assert tree(tmp_path) == {}
 
 
 def test_dataset_is_reproducible_and_of_one_kind(tmp_path):

@@ -1,10 +1,12 @@
 """When a run is recalled and when it is trained again: what its key follows from."""
 
+import importlib
 import linecache
+import sys
 import types
 
 import pytest
-from conftest import save_photo
+from conftest import fails, save_photo
 
 from data.notebook.recall import describe_code, digest_images, key_of_run
 
@@ -17,6 +19,9 @@ from torch import nn
 
 ARMS = {"original": {"shows": "train"}, "mixed": {"shows": "train", "or_copies_of": "aug"}}
 FACTOR = 2
+STRENGTHS = {
+    "strong": lambda x: max(x, 1.5),
+}
 TABLE = {"double": lambda x: 2 * x, "names": ["a", "b"]}
 
 
@@ -83,7 +88,7 @@ def run_arm(arm, seed):
     plan = ARMS[arm]
     rate = SCHEDULES["constant"](1)
     network = Network()
-    return numpy.array(decorated(add_one(scale(network))))
+    return numpy.array(decorated(add_one(STRENGTHS["strong"](scale(network)))))
 '''
 
 
@@ -143,6 +148,7 @@ def test_comments_docstrings_plots_scores_other_arms_and_schedules_train_nothing
         ("    return FACTOR * x", "    return FACTOR * x * x"),
         ("FACTOR = 2", "FACTOR = 3"),
         ("lambda x: 2 * x", "lambda x: 3 * x"),
+        ("lambda x: max(x, 1.5)", "lambda x: max(x, 9.5)"),
         ('["a", "b"]', '["a", "c"]'),
         ("    plan = ARMS[arm]", "    plan = dict(ARMS[arm])"),
         ('{"original": {"shows": "train"}', '{"original": {"shows": "aug"}'),
@@ -195,6 +201,65 @@ def test_code_without_source_is_told_by_its_bytecode():
         exec(f"def helper(x): return {formula}\ndef run_arm(x): return helper(x)", page)
         descriptions.append(describe_code(page["run_arm"], constants={}))
     assert descriptions[0] == descriptions[1] != descriptions[2]
+
+
+OWN_NET = "import own_layers\n\n\ndef forward(x):\n    return own_layers.block(x)\n"
+OWN_LAYERS = "def block(x):\n    return x + 1\n"
+
+
+@pytest.fixture
+def own_modules(tmp_path, monkeypatch):
+    """A folder with two modules of one's own, and a function that imports them as a kernel does."""
+    monkeypatch.setattr("data.notebook.recall.PROJECT", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    # Python would take a file that changed within a second for the same
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "own_net.py").write_text(OWN_NET)
+    (tmp_path / "own_layers.py").write_text(OWN_LAYERS)
+
+    def start_kernel():
+        for name in ("own_net", "own_layers"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        importlib.import_module("own_net")
+
+    start_kernel()
+    yield tmp_path, start_kernel
+    for name in ("own_net", "own_layers"):
+        sys.modules.pop(name, None)
+
+
+OWN_PAGES = [
+    "import own_net\n\n\ndef run_arm(x):\n    return ARMS, own_net.forward(x)\n",
+    "from own_net import forward\n\n\ndef run_arm(x):\n    return ARMS, forward(x)\n",
+]
+
+
+@pytest.mark.parametrize("page", OWN_PAGES)
+def test_an_own_module_that_another_imports_trains_again(own_modules, page):
+    page = f'ARMS = {{"original": {{}}}}\n{page}'
+    folder, start_kernel = own_modules
+    before = key_of(page)
+    start_kernel()
+    assert key_of(page) == before
+    (folder / "own_layers.py").write_text(OWN_LAYERS.replace("x + 1", "x + 100"))
+    start_kernel()
+    assert key_of(page) != before
+
+
+@pytest.mark.parametrize("page", OWN_PAGES)
+def test_a_module_that_was_edited_while_it_was_in_use_is_refused_until_a_restart(own_modules, page):
+    page = f'ARMS = {{"original": {{}}}}\n{page}'
+    folder, start_kernel = own_modules
+    before = key_of(page)
+    (folder / "own_layers.py").write_text(f"# of one layer\n\n\n{OWN_LAYERS}")
+    assert key_of(page) == before
+    for edited in ("def block(x:\n", OWN_LAYERS.replace("x + 1", "x + 100")):
+        (folder / "own_layers.py").write_text(edited)
+        with fails("own_layers.py was edited while it was in use: restart the kernel"):
+            key_of(page)
+    start_kernel()
+    assert key_of(page) != before
 
 
 def test_a_picture_that_changes_changes_the_digests_and_another_file_does_not(tmp_path):

@@ -17,6 +17,7 @@ from filelock import FileLock
 from torch import nn
 
 from augment import augment_folder
+from data.files import InputError
 from data.notebook import devices, runs
 from data.notebook.loader import load_dataset, normalize
 from data.prepare import prepare_dataset
@@ -380,6 +381,40 @@ def test_an_arm_that_cannot_train_is_given_up_in_one_line_and_the_others_go_on(
         ("mixed", 8),
     ]
     assert not (tmp_path / "results" / "original.pt").exists()
+
+
+def test_a_repeat_that_fails_costs_no_other_its_network(
+    small, experiment, trained, tmp_path, monkeypatch
+):
+    whole = small.train_model
+
+    def train_model(model, loader, steps, **options):
+        # of original, which sees photos alone
+        if loader.sampler.seed == 8 and len(loader.dataset) == 14:
+            raise InputError("no room")
+        return whole(model, loader, steps, **options)
+
+    small.globals["train_model"] = train_model
+    for _ in range(2):
+        experiment("original", "mixed", seeds=(7, 8))
+        assert (tmp_path / "results" / "original.pt").exists()
+    # what failed is tried again, nothing else is
+    assert trained[4:] == ["original, seed 8"]
+
+
+def test_copies_are_not_made_anew_while_an_arm_is_trained(experiment, split, monkeypatch):
+    done = []
+    whole = runs.show_progress
+
+    def show_progress(name, log):
+        command = ["augment.py", split / "train", split / "train_aug", "--seed", 8]
+        done.append(run_script(*command))
+        return whole(name, log)
+
+    monkeypatch.setattr(runs, "show_progress", show_progress)
+    experiment("original")
+    assert done[0].returncode == 2
+    assert "train_aug: another run is using it" in done[0].stderr
 
 
 def test_where_no_arm_can_be_trained_it_ends_in_one_line(small, experiment):

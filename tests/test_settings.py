@@ -72,6 +72,29 @@ def test_a_quote_that_is_part_of_a_name_stays():
         assert settings(dataset=name).dataset == name
 
 
+@pytest.mark.parametrize("subset", [2020, ["train", "test"], "tr\0ain"])
+def test_a_subset_is_a_text_or_none(subset):
+    with fails('^subset = .*: must be a text such as "train,test"$'):
+        settings(subset=subset)
+    assert [settings(subset=name).subset for name in (None, "", "train,test")] == [
+        None,
+        "",
+        "train,test",
+    ]
+
+
+@pytest.mark.parametrize("group", ["(", None, "\0"])
+def test_a_group_is_a_regular_expression_or_nothing(group):
+    with fails('^group = .*: must be a regular expression, or ""$'):
+        settings(group=group)
+    assert settings(group=r"patient(\d+)").group == r"patient(\d+)"
+
+
+def test_a_name_that_no_file_can_have_is_one_line():
+    with fails("^dataset = .*: must be the name of something$"):
+        settings(dataset="pho\0tos")
+
+
 def test_quotes_with_nothing_in_them_name_nothing():
     with fails("^dataset = '\"\"': must be the name of something$"):
         settings({"DATASET": '""'})

@@ -115,7 +115,7 @@ def show_text(text: str) -> None:
 
 def plot_photos(folder: Path, most_classes: int = 6, most_photos: int = 8) -> Figure:
     """Show the first photos of each class in a folder, squeezed to squares."""
-    found = find_images(folder)
+    found = {name: files for name, files in find_images(folder).items() if files}
     by_class = dict(list(found.items())[:most_classes])
     fewest = min(len(files) for files in by_class.values())
     rows = []

@@ -6,6 +6,7 @@ import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from data.files import InputError
-from data.images import is_image, load_image
-from data.prepare import count_images
+from data.images import find_images, load_image
 
 # of ImageNet's images, per channel
 MEAN = [0.485, 0.456, 0.406]
@@ -25,12 +25,22 @@ STD = [0.229, 0.224, 0.225]
 
 
 class PhotoFolder(ImageFolder):
-    """An ImageFolder for which hidden and empty folders are no classes."""
+    """An ImageFolder of what `find_images` finds: nothing hidden, no class without images."""
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        names = list(count_images(directory))
+        names = [name for name, files in find_images(directory).items() if files]
         labels = {name: label for label, name in enumerate(names)}
         return names, labels
+
+    @staticmethod
+    def make_dataset(
+        directory: str, class_to_idx: dict[str, int], *_others, **_options
+    ) -> list[tuple[str, int]]:
+        samples = []
+        for name, files in find_images(directory).items():
+            for file in files:
+                samples.append((str(file), class_to_idx[name]))
+        return samples
 
 
 class EpochBatches:
@@ -94,20 +104,21 @@ def load_dataset(
     Args:
         seed: of the epochs' order; None: that of the files.
         copies: folder of altered copies: an epoch then shows each photo or one of its copies.
+
+    Raises:
+        InputError: an image cannot be read, or has no copies in that folder.
     """
-    photos = PhotoFolder(folder, is_valid_file=is_image)
+    photos = PhotoFolder(folder)
     files = [Path(path) for path, _ in photos.samples]
     paths = [file.relative_to(folder).as_posix() for file in files]
     labels = list(photos.targets)
     choices = np.arange(len(files)).reshape(-1, 1)
 
     if copies is not None:
-        manifest = pd.read_csv(Path(copies, "manifest.csv"), keep_default_na=False)
-        copies_of = manifest.groupby("source")["copy"].agg(list)
-        for path, label in zip(paths, photos.targets, strict=True):
-            for name in copies_of[path]:
-                files.append(Path(copies, name))
-                labels.append(label)
+        copies_of = list_copies(Path(copies), paths)
+        for names, label in zip(copies_of, photos.targets, strict=True):
+            files.extend(Path(copies, name) for name in names)
+            labels.extend([label] * len(names))
         altered = np.arange(len(paths), len(files)).reshape(len(paths), -1)
         choices = np.hstack([choices, altered])
 
@@ -126,18 +137,47 @@ def load_dataset(
     return loader
 
 
+def list_copies(folder: Path, paths: list[str]) -> list[list[str]]:
+    """Return the copies of each photo, by their paths in a folder that augment.py filled.
+
+    Args:
+        paths: of the photos, below the folder that the copies were made from.
+
+    Raises:
+        InputError: a photo has no copies there, or fewer than others.
+    """
+    cure = "make the copies of these photos with augment.py"
+    try:
+        manifest = pd.read_csv(folder / "manifest.csv", keep_default_na=False)
+    except OSError as error:
+        raise InputError(f"{folder / 'manifest.csv'}: {error.strerror}: {cure}") from error
+    by_source = manifest.groupby("source")["copy"].agg(list)
+    copies = [by_source.get(path, []) for path in paths]
+    most = max(len(names) for names in copies)
+    for path, names in zip(paths, copies, strict=True):
+        if not names or len(names) < most:
+            raise InputError(f"{folder}: {len(names)} copies of {path}: {cure}")
+    return copies
+
+
 def decode_files(files: list[Path], image_size: int, workspace: Path) -> np.ndarray:
     """Decode images once for all epochs; return (N, H, W, 3) uint8.
 
     They lie in a file that is mapped into memory: the system keeps in memory what there is room
     for. The file has no name, and goes with the array.
+
+    Raises:
+        InputError: an image cannot be read, or there is no room on the disk.
     """
     shape = (len(files), image_size, image_size, 3)
     pixels = make_room(shape, workspace)
 
     def decode(index: int) -> None:
         # at once, as images that wait to be written would pile up in memory
-        pixels[index] = decode_image(files[index], image_size)
+        try:
+            pixels[index] = decode_image(files[index], image_size)
+        except OSError as error:
+            raise InputError(f"{files[index]}: {error}: mend it or take it away") from error
 
     # Pillow decodes outside Python's lock
     with ThreadPoolExecutor() as threads:
@@ -155,7 +195,7 @@ def make_room(shape: tuple[int, ...], workspace: Path) -> np.ndarray:
         InputError: there is no room on the disk.
     """
     size = math.prod(shape)
-    with tempfile.TemporaryFile(dir=workspace) as file:
+    with open_nameless(workspace) as file:
         # a file with holes would fail later, at the first write into one, without a message
         if hasattr(os, "posix_fallocate"):
             try:
@@ -171,6 +211,15 @@ def make_room(shape: tuple[int, ...], workspace: Path) -> np.ndarray:
         except OSError:
             print(f"{workspace} cannot be mapped into memory: {size / 1e6:.0f} MB are held there")
             return np.empty(shape, dtype=np.uint8)
+
+
+def open_nameless(workspace: Path) -> IO[bytes]:
+    """Open a file without a name in a folder, or in the system's for such files if need be."""
+    try:
+        return tempfile.TemporaryFile(dir=workspace)
+    except OSError:
+        # a folder that may only be read, such as Kaggle's
+        return tempfile.TemporaryFile()
 
 
 def normalize(images: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,9 @@
 The code is every function, class and constant that the run's function reaches, however many calls
 away, as far as it is the page's or lies in the project's folder. It is compared by its syntax tree:
 comments, docstrings and line breaks count for nothing. Of libraries the version counts.
+
+Python reads a module once. So the file of one that was edited afterwards is not what runs, and is
+refused.
 """
 
 import ast
@@ -12,12 +15,14 @@ import inspect
 import symtable
 import sys
 import textwrap
+import tokenize
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import joblib
 
+from data.files import InputError
 from data.images import find_files, is_image
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -96,6 +101,9 @@ def describe_code(function: Callable, constants: Mapping[str, object]) -> list[t
 
     Args:
         constants: what counts in the place of the page's global values, by name.
+
+    Raises:
+        InputError: a module was edited since it was imported.
     """
     page = inspect.unwrap(function).__globals__
     parts = []
@@ -130,11 +138,11 @@ def describe(value: object, page: dict) -> tuple[str, list[tuple[str, object]]]:
         value = value.__func__
 
     if isinstance(value, types.FunctionType) and is_own(value.__module__, page):
-        return describe_function(value)
+        return describe_function(value, page)
     if isinstance(value, type) and is_own(value.__module__, page):
         return describe_class(value)
     if isinstance(value, types.ModuleType) and is_own(value.__name__, page):
-        return dump(inspect.getsource(value)), []
+        return describe_module(value)
     if isinstance(value, types.ModuleType):
         return f"{value.__name__} {version_of(value.__name__)}", []
     if isinstance(value, dict):
@@ -156,15 +164,29 @@ def describe(value: object, page: dict) -> tuple[str, list[tuple[str, object]]]:
     return hash_object(value), [("class", type(value))]
 
 
-def describe_function(function: types.FunctionType) -> tuple[str, list[tuple[str, object]]]:
+def describe_module(module: types.ModuleType) -> tuple[str, list[tuple[str, object]]]:
+    reached = []
+    for name, value in vars(module).items():
+        # of other values a module's text tells how they were made
+        if isinstance(value, types.FunctionType | types.ModuleType | type):
+            reached.append((name, value))
+    try:
+        return dump(inspect.getsource(module)), reached
+    except SyntaxError:
+        raise edited_in_use(Path(module.__file__)) from None
+
+
+def describe_function(
+    function: types.FunctionType, page: dict
+) -> tuple[str, list[tuple[str, object]]]:
     code = function.__code__
     try:
-        source = textwrap.dedent(inspect.getsource(function))
+        source = textwrap.dedent(find_source(function, page))
         text = dump(source)
         names = find_global_names(source)
     except (OSError, SyntaxError):
         # made by a library, like a dataclass's, or a lambda within a longer line
-        text = f"{code.co_code.hex()} {code.co_names}"
+        text = repr(summarize_code(code))
         names = sorted(code.co_names)
     reached = []
     for name in names:
@@ -181,6 +203,57 @@ def describe_class(owned: type) -> tuple[str, list[tuple[str, object]]]:
         if name not in GENERATED:
             reached.append((name, value))
     return f"class {owned.__qualname__}", reached
+
+
+def find_source(function: types.FunctionType, page: dict) -> str:
+    """Return the source of a function as it runs.
+
+    Raises:
+        InputError: its file has no such code any more.
+        OSError, SyntaxError: it has no source of its own.
+    """
+    file = Path(function.__code__.co_filename)
+    if function.__module__ == page["__name__"] or not file.is_file():
+        # a cell, or made by a library, like a dataclass's
+        return inspect.getsource(function)
+    with tokenize.open(file) as opened:
+        content = opened.read()
+    for code in compile_file(content, str(file)):
+        if summarize_code(code) == summarize_code(function.__code__):
+            # perhaps not where it was when it was imported
+            lines = content.splitlines(keepends=True)
+            return "".join(inspect.getblock(lines[code.co_firstlineno - 1 :]))
+    raise edited_in_use(file)
+
+
+def edited_in_use(file: Path) -> InputError:
+    return InputError(f"{file.name} was edited while it was in use: restart the kernel, run again")
+
+
+@functools.lru_cache(maxsize=100)
+def compile_file(content: str, file: str) -> list[types.CodeType]:
+    """Return the code of everything in a file, functions within functions included."""
+    try:
+        found = [compile(content, file, "exec", dont_inherit=True)]
+    except (SyntaxError, ValueError):
+        return []
+    # the list grows while it is gone through
+    for code in found:
+        found.extend(part for part in code.co_consts if isinstance(part, types.CodeType))
+    return found
+
+
+def summarize_code(code: types.CodeType) -> tuple:
+    """Return what code does, whatever lines of a file it stands on."""
+    constants = []
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            constants.append(summarize_code(constant))
+        elif isinstance(constant, frozenset):
+            constants.append(sorted(map(repr, constant)))
+        else:
+            constants.append(repr(constant))
+    return code.co_name, code.co_code, code.co_names, code.co_varnames, tuple(constants)
 
 
 def dump(source: str) -> str:

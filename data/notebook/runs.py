@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from data.check import find_test_photos
-from data.files import InputError, claim, write_whole
+from data.files import InputError, claim, how_many, write_whole
 from data.notebook.devices import choose_device, memory_for_training, name_precision
 from data.notebook.recall import digest_images, key_of_run
 from data.prepare import Prepared, count_images
@@ -286,11 +286,16 @@ def run_all(
 
     digests = {}
     given_up = set()
+    has_network = set()
+    kept_seeds = {job["seed"] for job in jobs if job["save_as"]}
     # the first repeat's folder holds those of all others
     data = min(job["folder"] for job in jobs)
     address = os.environ.get("SCHEDULER")
-    # one notebook at a time in a folder
-    with claim(data), claim(results), cluster(address) as send:
+    with contextlib.ExitStack() as claims:
+        # one notebook at a time in a folder, and no augment.py among its copies
+        for place in (data, results, *sorted({job["folder"] / "train_aug" for job in jobs})):
+            claims.enter_context(claim(place))
+        send = claims.enter_context(cluster(address))
 
         def tasks():
             for job in jobs:
@@ -311,6 +316,9 @@ def run_all(
         for run in joblib.Parallel(return_as="generator")(tasks()):
             if "problem" in run:
                 given_up.add(run["arm"])
+            elif run["seed"] in kept_seeds:
+                has_network.add(run["arm"])
+            if run["arm"] in given_up - has_network:
                 # of an earlier run
                 (results / f"{run['arm']}.pt").unlink(missing_ok=True)
             yield {**run, "config": recorded}
@@ -372,8 +380,8 @@ def check_pictures(arm: str, plan: dict, folder: Path) -> None:
         if pairs:
             own, tested = pairs[0]
             raise InputError(
-                f"arm {arm}: {len(pairs)} of its pictures are tested as well, such as {own} "
-                f"({tested}): take them out of {folder / part}"
+                f"arm {arm}: {how_many(len(pairs), 'of its pictures is', 'of its pictures are')} "
+                f"tested as well, such as {own} ({tested}): take them out of {folder / part}"
             )
 
 
@@ -554,5 +562,5 @@ def save_results(
     }
     write_whole(results / "predictions.csv", table)
     write_whole(results / "versions.txt", list_versions())
-    write_whole(results / "metrics.json", json.dumps(metrics, indent=1))
+    write_whole(results / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
     return predictions

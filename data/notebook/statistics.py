@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student_t
 
-from data.files import one_line
+from data.files import how_many, one_line
 
 # of two repeats an interval would say too little of the next one
 FEWEST_FOR_INTERVAL = 3
@@ -162,31 +162,46 @@ def summarize(
     """Return {score: {"mean", "low", "high"}} of one arm, over the tests of all its repeats.
 
     Accuracy is pooled over the tests, and so are precision, recall and F1 of the second of two
-    classes. All other scores, and the macro averages of more classes, are means over the runs,
-    without interval.
+    classes, if it is these that the scores hold. All other scores, and the macro averages of more
+    classes, are means over the runs, without interval.
 
     Args:
         tests: rows of predictions.csv of one arm.
-        scores: of each run, as `evaluate_model` returns them.
+        scores: of each run, as `evaluate_model` returns them, in the order of the tests.
     """
-    repeats = len(scores)
     summary = {}
     for name in scores[0]:
-        known = [run[name] for run in scores if run[name] is not None]
+        known = [run[name] for run in scores if run[name] is not None and math.isfinite(run[name])]
         mean = float(np.mean(known)) if known else None
         summary[name] = make_interval(mean)
-    summary["accuracy"] = estimate_share(tests, repeats)
+    summary["accuracy"] = estimate_share(tests, repeats=len(scores))
     if len(classes) > 2:
         return summary
 
-    predicted = tests["prediction"] == classes[1]
-    labelled = tests["label"] == classes[1]
-    summary["precision"] = estimate_share(tests[predicted], repeats)
-    summary["recall"] = estimate_share(tests[labelled], repeats)
+    pooled = estimate_class_scores(tests, len(scores), positive=classes[1])
+    of_runs = []
+    for _, run in tests.groupby("seed", sort=False):
+        of_runs.append(estimate_class_scores(run, repeats=1, positive=classes[1]))
+    for name, score in pooled.items():
+        means = [run[name]["mean"] for run in of_runs]
+        # another score of this name, such as an average over both classes, is not replaced
+        given = np.array([run.get(name) for run in scores], dtype=float)
+        if np.allclose(given, means):
+            summary[name] = score
+    return summary
+
+
+def estimate_class_scores(tests: pd.DataFrame, repeats: int, positive: str) -> dict[str, dict]:
+    """Return precision, recall and F1 of one class, each as {"mean", "low", "high"}."""
+    predicted = tests["prediction"] == positive
+    labelled = tests["label"] == positive
     # the hits among tests in which the class is label or answer; F1 is a function of their share
     hits = estimate_share(tests[predicted | labelled], repeats)
-    summary["f1"] = {name: f1_of_hits(share) for name, share in hits.items()}
-    return summary
+    return {
+        "precision": estimate_share(tests[predicted], repeats),
+        "recall": estimate_share(tests[labelled], repeats),
+        "f1": {name: f1_of_hits(share) for name, share in hits.items()},
+    }
 
 
 def f1_of_hits(share: float | None) -> float | None:
@@ -275,6 +290,8 @@ def describe_learning(
         f"{arm} names {percent(train_accuracy)} of its repeat's training photos rightly, and "
         f"{percent(accuracy)} of new ones"
     )
+    if summary["accuracy"]["low"] is None:
+        return f"{seen}: two repeats are too few to tell whether it learned."
     if not beats_chance(summary, chance):
         # halfway from chance to all is more than a network gets without having looked
         if train_accuracy > (1 + chance) / 2:
@@ -390,7 +407,7 @@ def format_p_value(comparison: dict) -> str:
     if comparison["p_value"] is not None:
         return f"{comparison['p_value']:.2g}"
     if comparison["runs"] < FEWEST_FOR_VERDICT:
-        return "too few repeats"
+        return f"none below {FEWEST_FOR_VERDICT} repeats"
     return "not tested"
 
 
@@ -469,11 +486,11 @@ def describe_comparison(
         gain = f"{gain} ({interval.percent} % interval {format_interval(interval)})"
 
     if runs < FEWEST_FOR_VERDICT:
-        minutes = math.ceil(RECOMMENDED_REPEATS * seconds / 60)
+        minutes = how_many(math.ceil(RECOMMENDED_REPEATS * seconds / 60), "minute")
         return (
             f"**No verdict.** {gain}, between {2 * runs} networks. Other seeds give other "
             "networks: this says nothing about augmentation as such. Set repeats to "
-            f"{RECOMMENDED_REPEATS}: about {minutes} minutes here, enough to find a large effect."
+            f"{RECOMMENDED_REPEATS}: about {minutes} here, enough to find a large effect."
         )
     gain = f"{question} {gain} in {runs} repeats"
     if p_value is None:
@@ -495,8 +512,8 @@ def describe_comparison(
             f"{needed} such repeats would find 10 points; more test photos help, or networks that "
             "scatter less."
         )
-    minutes = math.ceil(needed * seconds / 60)
+    minutes = how_many(math.ceil(needed * seconds / 60), "minute")
     return (
-        f"**Not decided.** {gain} About {needed} such repeats ({minutes} minutes here) would find "
+        f"**Not decided.** {gain} About {needed} such repeats ({minutes} here) would find "
         "a gain of 10 points 4 times in 5."
     )
