@@ -286,7 +286,10 @@ def test_chance_is_the_share_of_the_class_that_is_commonest_in_the_test(notebook
     }
     exec(compile(cell, "section 7", "exec"), page)
     assert page["chance"] == 0.8
-    assert "not shown to do more than guess (commonest class: 80 %)" in capsys.readouterr().out
+    assert (
+        "not shown to do more than guess (commonest class of the test: 80 %)"
+        in capsys.readouterr().out
+    )
 
 
 NO_VERDICT = "No verdict", "networks", "nothing about augmentation", "repeats to 10", "100 min"

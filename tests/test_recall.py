@@ -8,6 +8,7 @@ import types
 import pytest
 from conftest import fails, save_photo
 
+from data.notebook import recall
 from data.notebook.recall import describe_code, digest_images, key_of_run
 
 PAGE = '''
@@ -220,6 +221,7 @@ def own_modules(tmp_path, monkeypatch):
     def start_kernel():
         for name in ("own_net", "own_layers"):
             sys.modules.pop(name, None)
+            recall.SOURCES.pop(str(tmp_path / f"{name}.py"), None)
         importlib.invalidate_caches()
         importlib.import_module("own_net")
 
@@ -248,16 +250,51 @@ def test_an_own_module_that_another_imports_trains_again(own_modules, page):
 
 
 @pytest.mark.parametrize("page", OWN_PAGES)
-def test_a_module_that_was_edited_while_it_was_in_use_is_refused_until_a_restart(own_modules, page):
+def test_a_module_that_is_edited_while_it_is_in_use_counts_from_the_restart_on(own_modules, page):
     page = f'ARMS = {{"original": {{}}}}\n{page}'
     folder, start_kernel = own_modules
     before = key_of(page)
-    (folder / "own_layers.py").write_text(f"# of one layer\n\n\n{OWN_LAYERS}")
-    assert key_of(page) == before
     for edited in ("def block(x:\n", OWN_LAYERS.replace("x + 1", "x + 100")):
         (folder / "own_layers.py").write_text(edited)
-        with fails("own_layers.py was edited while it was in use: restart the kernel"):
-            key_of(page)
+        assert key_of(page) == before
+    start_kernel()
+    assert key_of(page) != before
+
+
+@pytest.mark.parametrize("page", OWN_PAGES)
+def test_a_module_that_was_edited_before_the_first_run_is_no_longer_what_runs(own_modules, page):
+    page = f'ARMS = {{"original": {{}}}}\n{page}'
+    folder, start_kernel = own_modules
+    (folder / "own_layers.py").write_text(f"# of one layer\n\n\n{OWN_LAYERS}")
+    before = key_of(page)
+    start_kernel()
+    assert key_of(page) == before
+    start_kernel()
+    (folder / "own_layers.py").write_text(OWN_LAYERS.replace("x + 1", "x + 100"))
+    with fails("own_layers.py was edited while it was in use: restart the kernel, run again"):
+        key_of(page)
+
+
+def test_a_module_that_is_imported_anew_trains_again(own_modules):
+    folder, _ = own_modules
+    page = 'ARMS = {"original": {}}\nimport own_layers\n\n\n'
+    page += "def run_arm(x):\n    return ARMS, own_layers.block(x)\n"
+    before = key_of(page)
+    (folder / "own_layers.py").write_text(OWN_LAYERS.replace("x + 1", "x + 100"))
+    importlib.reload(sys.modules["own_layers"])
+    assert key_of(page) != before
+
+
+def test_functions_that_differ_in_their_defaults_alone_are_told_apart(own_modules):
+    folder, start_kernel = own_modules
+    page = 'ARMS = {"original": {}}\nimport own_layers\n\n\n'
+    page += "def run_arm(x):\n    return ARMS, own_layers.B().block(x)\n"
+    twins = "class A:\n    def block(self, x=1):\n        return x\n\n\n\f\n"
+    twins += "class B:\n    def block(self, x=2):\n        return x\n"
+    (folder / "own_layers.py").write_text(twins)
+    start_kernel()
+    before = key_of(page)
+    (folder / "own_layers.py").write_text(twins.replace("x=2", "x=3"))
     start_kernel()
     assert key_of(page) != before
 

@@ -315,7 +315,7 @@ def plot_gains(predictions: pd.DataFrame, comparisons: Sequence[dict], chance: f
     Args:
         predictions: rows of predictions.csv.
         comparisons: of `statistics.compare`.
-        chance: accuracy of always naming the commonest class.
+        chance: share of the tests that are of their commonest class.
     """
     figure, axes = make_axes(columns=2, size=(10, 3.4))
     left, right = axes[0]
@@ -328,7 +328,7 @@ def plot_gains(predictions: pd.DataFrame, comparisons: Sequence[dict], chance: f
     least = min(chance, accuracy.min(axis=None)) - 0.1
     greatest = max(chance, accuracy.max(axis=None)) + 0.1
     left.set(
-        title="accuracy; dashed: always the commonest class",
+        title="accuracy; dashed: the commonest class of the test",
         xlabel="",
         xlim=(-0.2, len(accuracy) - 0.8),
         ylim=(max(0, least), min(1.02, greatest)),

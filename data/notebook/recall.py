@@ -4,14 +4,16 @@ The code is every function, class and constant that the run's function reaches, 
 away, as far as it is the page's or lies in the project's folder. It is compared by its syntax tree:
 comments, docstrings and line breaks count for nothing. Of libraries the version counts.
 
-Python reads a module once. So the file of one that was edited afterwards is not what runs, and is
-refused.
+Python reads a module once. So what counts of its file is the text that it was imported from, and
+edits count after a restart.
 """
 
 import ast
+import dis
 import functools
 import hashlib
 import inspect
+import io
 import symtable
 import sys
 import textwrap
@@ -54,6 +56,10 @@ GENERATED = {
 }
 # values whose identity says nothing: Python may or may not keep equal ones once
 ATOMS = (bool, bytes, complex, float, int, str, tuple, types.NoneType)
+
+
+# {file: the text that it was imported from}
+SOURCES: dict[str, str] = {}
 
 
 def key_of_run(
@@ -167,13 +173,10 @@ def describe(value: object, page: dict) -> tuple[str, list[tuple[str, object]]]:
 def describe_module(module: types.ModuleType) -> tuple[str, list[tuple[str, object]]]:
     reached = []
     for name, value in vars(module).items():
-        # of other values a module's text tells how they were made
+        # of other values the module's text tells how they were made
         if isinstance(value, types.FunctionType | types.ModuleType | type):
             reached.append((name, value))
-    try:
-        return dump(inspect.getsource(module)), reached
-    except SyntaxError:
-        raise edited_in_use(Path(module.__file__)) from None
+    return dump(read_source(module.__file__)), reached
 
 
 def describe_function(
@@ -192,6 +195,8 @@ def describe_function(
     for name in names:
         if name in function.__globals__:
             reached.append((name, function.__globals__[name]))
+    for value in [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]:
+        reached.append(("default", value))
     for cell in function.__closure__ or ():
         reached.append(("closure", cell.cell_contents))
     return text, reached
@@ -209,32 +214,52 @@ def find_source(function: types.FunctionType, page: dict) -> str:
     """Return the source of a function as it runs.
 
     Raises:
-        InputError: its file has no such code any more.
+        InputError: its file was edited between its import and now, when it is first asked for.
         OSError, SyntaxError: it has no source of its own.
     """
-    file = Path(function.__code__.co_filename)
-    if function.__module__ == page["__name__"] or not file.is_file():
+    file = function.__code__.co_filename
+    if function.__module__ == page["__name__"] or not Path(file).is_file():
         # a cell, or made by a library, like a dataclass's
         return inspect.getsource(function)
+    code = find_code(function.__code__)
+    lines = io.StringIO(read_source(file)).readlines()
+    return "".join(inspect.getblock(lines[code.co_firstlineno - 1 :]))
+
+
+def read_source(file: str) -> str:
+    """Return a file's text, the same in this process whatever becomes of the file."""
+    if file not in SOURCES:
+        SOURCES[file] = read_text(file)
+    return SOURCES[file]
+
+
+def read_text(file: str) -> str:
     with tokenize.open(file) as opened:
-        content = opened.read()
-    for code in compile_file(content, str(file)):
-        if summarize_code(code) == summarize_code(function.__code__):
-            # perhaps not where it was when it was imported
-            lines = content.splitlines(keepends=True)
-            return "".join(inspect.getblock(lines[code.co_firstlineno - 1 :]))
-    raise edited_in_use(file)
+        return opened.read()
 
 
-def edited_in_use(file: Path) -> InputError:
-    return InputError(f"{file.name} was edited while it was in use: restart the kernel, run again")
+def find_code(running: types.CodeType) -> types.CodeType:
+    """Return the code of a function as it stands in its file, perhaps on another line."""
+    file = running.co_filename
+    wanted = summarize_code(running)
+    # IPython's autoreload gives functions the code of an edited file
+    for text in (read_source(file), read_text(file)):
+        found = []
+        for code in compile_text(text, file):
+            if code.co_qualname == running.co_qualname and summarize_code(code) == wanted:
+                found.append(code)
+        if found:
+            SOURCES[file] = text
+            return min(found, key=lambda code: abs(code.co_firstlineno - running.co_firstlineno))
+    name = Path(file).name
+    raise InputError(f"{name} was edited while it was in use: restart the kernel, run again")
 
 
 @functools.lru_cache(maxsize=100)
-def compile_file(content: str, file: str) -> list[types.CodeType]:
+def compile_text(text: str, file: str) -> list[types.CodeType]:
     """Return the code of everything in a file, functions within functions included."""
     try:
-        found = [compile(content, file, "exec", dont_inherit=True)]
+        found = [compile(text, file, "exec", dont_inherit=True)]
     except (SyntaxError, ValueError):
         return []
     # the list grows while it is gone through
@@ -243,17 +268,17 @@ def compile_file(content: str, file: str) -> list[types.CodeType]:
     return found
 
 
-def summarize_code(code: types.CodeType) -> tuple:
-    """Return what code does, whatever lines of a file it stands on."""
-    constants = []
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            constants.append(summarize_code(constant))
-        elif isinstance(constant, frozenset):
-            constants.append(sorted(map(repr, constant)))
-        else:
-            constants.append(repr(constant))
-    return code.co_name, code.co_code, code.co_names, code.co_varnames, tuple(constants)
+def summarize_code(code: types.CodeType) -> list[tuple[str, str]]:
+    """Return what code does, step by step, wherever in a file it stands; without docstring."""
+    steps = []
+    for instruction in dis.get_instructions(code):
+        value = instruction.argval
+        if isinstance(value, types.CodeType):
+            value = summarize_code(value)
+        elif isinstance(value, frozenset):
+            value = sorted(map(repr, value))
+        steps.append((instruction.opname, repr(value)))
+    return steps
 
 
 def dump(source: str) -> str:
@@ -307,3 +332,10 @@ def hash_object(value: object) -> str:
         # such as an open file or a lock: its kind has to do
         content = ""
     return f"{kind.__module__}.{kind.__qualname__} {content}"
+
+
+# now, before anybody edits them
+for module in list(sys.modules.values()):
+    file = getattr(module, "__file__", None)
+    if file and file.endswith(".py") and Path(file).is_relative_to(PROJECT / "data"):
+        read_source(file)

@@ -268,7 +268,7 @@ def beats_chance(summary: dict, chance: float) -> bool:
 
     Args:
         summary: of `summarize`.
-        chance: share of the tests that the commonest class names rightly.
+        chance: share of the tests that are of their commonest class.
     """
     low = summary["accuracy"]["low"]
     return low is not None and low > chance
@@ -282,7 +282,7 @@ def describe_learning(
     Args:
         train_accuracy: mean accuracy on the photos of train/.
         summary: of `summarize`.
-        chance: share of the tests that the commonest class names rightly.
+        chance: share of the tests that are of their commonest class.
         against_thumbnails: of `compare`, what the arm gained over the thumbnails.
     """
     accuracy = summary["accuracy"]["mean"]
@@ -297,10 +297,10 @@ def describe_learning(
         if train_accuracy > (1 + chance) / 2:
             return (
                 f"{seen}: it memorised. On new photos it is not shown to know more than the "
-                f"commonest class does ({percent(chance)})."
+                f"commonest class of the test does ({percent(chance)})."
             )
-        guess = percent(chance)
-        return f"{seen}: it is not shown to do more than guess (commonest class: {guess})."
+        guess = f"guess (commonest class of the test: {percent(chance)})"
+        return f"{seen}: it is not shown to do more than {guess}."
     difference = 100 * against_thumbnails["difference"]
     points = f"{difference:+z.1f} points against thumbnails of 16 × 16 pixels"
     if against_thumbnails["low"] is not None and against_thumbnails["low"] > 0:
