@@ -236,7 +236,7 @@ def plot_losses(runs: Sequence[dict], num_classes: int) -> Figure:
     axis.axhline(guessing, color="grey", linewidth=1, label="guessing")
     axis.set(xlabel="optimiser steps", ylabel="training loss (cross-entropy)")
     axis.legend()
-    figure.suptitle("Mean training loss of each epoch", fontsize=11)
+    figure.suptitle("Mean training loss of each epoch, on each arm's own pictures", fontsize=11)
     return figure
 
 
