@@ -1,6 +1,6 @@
 """Does it help to recompute the statistics of batch normalisation after the last step?
 
-    python tests/batch_norm.py archive.zip batch_norm.csv [--repeats 10] [--image-size 96]
+    python tests/batch_norm.py archive.zip table.csv [--repeats 10] [--image-size 96] [--arms …]
 
 Trains `original` and `augmented` on Kaggle's `train` folder as the notebook does, and tests every
 network twice: as it is, and with statistics recomputed over one more epoch of its own pictures
@@ -25,7 +25,6 @@ from data.notebook.loader import load_dataset, normalize
 from data.prepare import prepare_dataset
 
 SEED = 42
-ARMS = ("original", "augmented")
 COLUMNS = ("train", "train, recomputed", "test", "test, recomputed")
 
 
@@ -76,6 +75,7 @@ def main() -> None:
     parser.add_argument("table", type=Path, help="CSV file, made or added to")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--arms", default="original,augmented", help="one of them alone, say")
     options = parser.parse_args()
     config = SimpleNamespace(
         image_size=options.image_size,
@@ -100,7 +100,7 @@ def main() -> None:
         )
         for repeat, folder in enumerate(prepared.folders):
             seed = SEED + repeat
-            missing = [arm for arm in ARMS if (arm, seed) not in done]
+            missing = [arm for arm in options.arms.split(",") if (arm, seed) not in done]
             if "augmented" in missing:
                 side = round(512 * options.image_size / 224)
                 copies = folder / "train_aug"
