@@ -300,11 +300,9 @@ def describe_others(root: Path, label: str | None = None) -> list[str]:
                 suffixes[file.suffix.lower() or "without a suffix"] += 1
     lines = []
     for suffix, number in suffixes.items():
-        which = f"{number} files {suffix}, which cannot be read here"
-        if number == 1:
-            lines.append(f"1 file {suffix}, which cannot be read here: convert it if it is a photo")
-        else:
-            lines.append(f"{which}: convert them if they are photos")
+        cure = "convert it if it is a photo" if number == 1 else "convert them if they are photos"
+        files = how_many(number, f"file {suffix}", f"files {suffix}")
+        lines.append(f"{files}, which cannot be read here: {cure}")
     return lines
 
 

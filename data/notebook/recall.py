@@ -238,6 +238,18 @@ def read_text(file: str) -> str:
         return opened.read()
 
 
+def remember_sources() -> None:
+    """Read the files of the project's modules that are imported."""
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if file and file.endswith(".py") and Path(file).is_relative_to(PROJECT / "data"):
+            read_source(file)
+
+
+# now, before anybody edits them
+remember_sources()
+
+
 def find_code(running: types.CodeType) -> types.CodeType:
     """Return the code of a function as it stands in its file, perhaps on another line."""
     file = running.co_filename
@@ -332,10 +344,3 @@ def hash_object(value: object) -> str:
         # such as an open file or a lock: its kind has to do
         content = ""
     return f"{kind.__module__}.{kind.__qualname__} {content}"
-
-
-# now, before anybody edits them
-for module in list(sys.modules.values()):
-    file = getattr(module, "__file__", None)
-    if file and file.endswith(".py") and Path(file).is_relative_to(PROJECT / "data"):
-        read_source(file)
