@@ -178,7 +178,8 @@ def many(tmp_path_factory):
     make_pool(folder / "pool", 5, CLASSES)
     arms = "original,augmented,original_matched,mixed"
     settings = {"dataset": folder / "pool", "arms": arms, "repeats": 3}
-    return folder, convert(folder, **settings | {"image_size": 32, "num_epochs": 1})
+    settings |= {"image_size": 32, "num_epochs": 1, "batch_size": 256}
+    return folder, convert(folder, **settings)
 
 
 class TestManyClasses:  # a class, that another process may take it

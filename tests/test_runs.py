@@ -222,7 +222,8 @@ def split(tmp_path_factory):
 @pytest.fixture
 def experiment(small, split, tmp_path):
     """Make the runs of some arms as the training cell does, in results of their own."""
-    settings = {"seed": 7, "copies": 2, "image_size": 32, "batch_size": 8, "num_epochs": 2}
+    settings = {"seed": 7, "copies": 2, "operations": "", "image_size": 32, "batch_size": 8}
+    settings |= {"num_epochs": 2}
     settings |= {"learning_rate": 0.01, "weight_decay": 0.0, "schedule": "constant"}
     settings |= {"model": "resnet18", "device": "cpu"}
     settings |= {"arms": ",".join([*ARMS, "own"]), "repeats": 2}
@@ -415,6 +416,18 @@ def test_copies_are_not_made_anew_while_an_arm_is_trained(experiment, split, mon
     experiment("original")
     assert done[0].returncode == 2
     assert "train_aug: another run is using it" in done[0].stderr
+
+
+def test_copies_of_other_operations_are_not_trained_on(experiment, split, tmp_path):
+    few = "rotate,blur,crop"
+    with fails("copies of other operations than rotate, blur, crop: run section 4 again"):
+        experiment("original", operations=few)
+    folder = shutil.copytree(split, tmp_path / "data")
+    options = {"copies": 2, "seed": 7, "workers": 1}
+    augment_folder(folder / "train", folder / "train_aug", operations=few, **options)
+    experiment("original", folder=folder, operations=few)
+    with fails("train_aug: copies of other operations"):
+        experiment("original", folder=folder)
 
 
 def test_where_no_arm_can_be_trained_it_ends_in_one_line(small, experiment):

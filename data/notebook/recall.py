@@ -267,7 +267,7 @@ def find_code(running: types.CodeType) -> types.CodeType:
     raise InputError(f"{name} was edited while it was in use: restart the kernel, run again")
 
 
-@functools.lru_cache(maxsize=100)
+@functools.cache
 def compile_text(text: str, file: str) -> list[types.CodeType]:
     """Return the code of everything in a file, functions within functions included."""
     try:
@@ -280,6 +280,7 @@ def compile_text(text: str, file: str) -> list[types.CodeType]:
     return found
 
 
+@functools.cache
 def summarize_code(code: types.CodeType) -> list[tuple[str, str]]:
     """Return what code does, step by step, wherever in a file it stands; without docstring."""
     steps = []
@@ -293,6 +294,7 @@ def summarize_code(code: types.CodeType) -> list[tuple[str, str]]:
     return steps
 
 
+@functools.cache
 def dump(source: str) -> str:
     """Return the syntax tree of some code as text, without docstrings."""
     tree = ast.parse(source)
@@ -303,6 +305,7 @@ def dump(source: str) -> str:
     return ast.dump(tree)
 
 
+@functools.cache
 def find_global_names(source: str) -> list[str]:
     """Return the names that some code reads from outside, decorators and defaults included."""
     outermost = symtable.symtable(source, "code", "exec")

@@ -5,6 +5,7 @@ again, while all that it follows from is the same (see recall.py).
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -22,8 +23,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from augment import OPERATIONS, choose_operations, read_copy
 from data.check import find_test_photos
 from data.files import InputError, claim, how_many, write_whole
+from data.images import find_images
 from data.notebook.devices import choose_device, memory_for_training, name_precision
 from data.notebook.recall import digest_images, key_of_run
 from data.prepare import Prepared, count_images
@@ -276,7 +279,7 @@ def run_all(
         prepared.check_unchanged(recorded)
     for job in jobs:
         check_job(job, config)
-        check_copies(job["folder"], config.copies)
+        check_copies(job["folder"], config.copies, config.operations)
         check_pictures(job["arm"], arms[job["arm"]], job["folder"])
     # the workers of a cluster compute as this notebook does
     device = choose_device(config.device)
@@ -352,15 +355,24 @@ def find_pictures(plan: dict, folder: Path, digests: dict) -> dict[str, str]:
     return pictures
 
 
-def check_copies(folder: Path, copies: int) -> None:
-    """Raise InputError where train_aug/ does not hold so many copies of each photo of train/."""
+def check_copies(folder: Path, copies: int, operations: str) -> None:
+    """Raise InputError where train_aug/ does not hold the copies that these settings ask for."""
+    place = folder / "train_aug"
     photos = count_images(folder / "train")
     expected = {name: copies * count for name, count in photos.items()}
-    if count_images(folder / "train_aug") != expected:
+    if count_images(place) != expected:
         raise InputError(
-            f"{folder / 'train_aug'}: not {copies} copies of each photo of train: run section 4 "
-            "again, and move away what augment.py did not make"
+            f"{place}: not {copies} copies of each photo of train: run section 4 again, and move "
+            "away what augment.py did not make"
         )
+    among = list(choose_operations(operations))
+    files = [file for found in find_images(place).values() for file in found]
+    # made in this order: where both ends are right, so is what lies between
+    for file in (files[0], files[-1]):
+        if read_copy(file).get("among", list(OPERATIONS)) != among:
+            raise InputError(
+                f"{place}: copies of other operations than {', '.join(among)}: run section 4 again"
+            )
 
 
 def check_pictures(arm: str, plan: dict, folder: Path) -> None:
@@ -515,6 +527,7 @@ def describe_environment(device_name: str) -> dict:
     }
 
 
+@functools.cache
 def list_versions() -> str:
     """Return the exact version of every installed package, a line each, as pip freeze does."""
     lines = set()
