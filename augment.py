@@ -57,7 +57,7 @@ from data.images import (
     is_image,
     is_usable,
     load_image,
-    read_origin,
+    read_copy,
 )
 from data.workers import cluster, processes
 
@@ -496,13 +496,6 @@ def refuse_files_of_others(output: Path, targets: dict[Path, list[Path]]) -> Non
         path = output / name
         if path.exists() and not read_copy(path):
             raise InputError(f"{path} was not made by augment.py: move it away first")
-
-
-def read_copy(path: Path) -> dict:
-    """Return what the copy at `path` says of its origin; {}: not a copy made here."""
-    with contextlib.suppress(Exception), Image.open(path) as image:
-        return read_origin(image.info.get("comment"))
-    return {}
 
 
 def remove_stale(output: Path, targets: dict[Path, list[Path]]) -> int:

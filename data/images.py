@@ -110,6 +110,13 @@ def read_origin(comment: object) -> dict:
     return origin if isinstance(origin, dict) else {}
 
 
+def read_copy(path: Path) -> dict:
+    """Return what the copy at `path` says of its origin; {}: not a copy of augment.py."""
+    with contextlib.suppress(Exception), Image.open(path) as image:
+        return read_origin(image.info.get("comment"))
+    return {}
+
+
 def is_hidden(name: str) -> bool:
     """Tell by its name whether a file or folder is none that a person made."""
     return name.startswith(".") or name.lower() in NO_PERSON_MADE

@@ -23,10 +23,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from augment import OPERATIONS, choose_operations, read_copy
 from data.check import find_test_photos
 from data.files import InputError, claim, how_many, write_whole
-from data.images import find_images
+from data.images import find_images, read_copy
 from data.notebook.devices import choose_device, memory_for_training, name_precision
 from data.notebook.recall import digest_images, key_of_run
 from data.prepare import Prepared, count_images
@@ -269,7 +268,8 @@ def run_all(
         InputError: settings or photos changed since the folders were prepared, an arm's pictures
             cannot be used, or none of the arms can be trained.
     """
-    arms = run_arm.__globals__["ARMS"]
+    page = run_arm.__globals__
+    arms = page["ARMS"]
     recorded = vars(config)
     if not any(job["save_as"] for job in jobs):
         raise InputError("KEPT_REPEAT counts from 0: it must be less than repeats")
@@ -279,7 +279,7 @@ def run_all(
         prepared.check_unchanged(recorded)
     for job in jobs:
         check_job(job, config)
-        check_copies(job["folder"], config.copies, config.operations)
+        check_copies(job["folder"], config, list(page["OPERATIONS"]))
         check_pictures(job["arm"], arms[job["arm"]], job["folder"])
     # the workers of a cluster compute as this notebook does
     device = choose_device(config.device)
@@ -355,23 +355,30 @@ def find_pictures(plan: dict, folder: Path, digests: dict) -> dict[str, str]:
     return pictures
 
 
-def check_copies(folder: Path, copies: int, operations: str) -> None:
-    """Raise InputError where train_aug/ does not hold the copies that these settings ask for."""
+def check_copies(folder: Path, config: SimpleNamespace, operations: list[str]) -> None:
+    """Raise InputError where train_aug/ does not hold the copies that the settings ask for.
+
+    Args:
+        operations: all that augment.py knows.
+    """
     place = folder / "train_aug"
     photos = count_images(folder / "train")
-    expected = {name: copies * count for name, count in photos.items()}
+    expected = {name: config.copies * count for name, count in photos.items()}
     if count_images(place) != expected:
         raise InputError(
-            f"{place}: not {copies} copies of each photo of train: run section 4 again, and move "
-            "away what augment.py did not make"
+            f"{place}: not {config.copies} copies of each photo of train: run section 4 again, and "
+            "move away what augment.py did not make"
         )
-    among = list(choose_operations(operations))
+    named = {name.strip() for name in config.operations.split(",")} - {""}
+    asked_for = sorted(named or operations)
     files = [file for found in find_images(place).values() for file in found]
     # made in this order: where both ends are right, so is what lies between
     for file in (files[0], files[-1]):
-        if read_copy(file).get("among", list(OPERATIONS)) != among:
+        made_with = sorted(read_copy(file).get("among", operations))
+        if made_with != asked_for:
             raise InputError(
-                f"{place}: copies of other operations than {', '.join(among)}: run section 4 again"
+                f"{place}: copies made with {', '.join(made_with)}, and not with "
+                f"{', '.join(asked_for)}: run section 4 again"
             )
 
 
