@@ -3,9 +3,8 @@
     python tests/batch_norm.py archive.zip table.csv [--repeats 10] [--image-size 96] [--arms …]
 
 Trains `original` and `augmented` on Kaggle's `train` folder as the notebook does, and tests every
-network twice: as it is, and with statistics recomputed over one more epoch of its own pictures
-(torch.optim.swa_utils.update_bn; Wu & Johnson 2021, "Rethinking 'Batch' in BatchNorm"). A row is
-added to the table as soon as a network is tested; what is in it is not trained again.
+network twice: before and after the notebook's `recompute_statistics`. A row is added to the table
+as soon as a network is tested; what is in it is not trained again.
 
 data/figures/batch_norm.csv is the beginning of such a table: Kaggle's photos, two cores of Zen 3 in
 float32. Eight networks of `augmented` and four of `original` leave it open whether it helps.
@@ -20,11 +19,10 @@ import pandas as pd
 import torch
 from conftest import define_notebook
 from scipy import stats
-from torch.optim.swa_utils import update_bn
 
 from augment import augment_folder
-from data.notebook.devices import autocast, memory_for_training, move_to
-from data.notebook.loader import load_dataset, normalize
+from data.notebook.devices import memory_for_training, move_to
+from data.notebook.loader import load_dataset
 from data.prepare import prepare_dataset
 
 SEED = 42
@@ -52,10 +50,7 @@ def measure_run(page: SimpleNamespace, folder: Path, arm: str, seed: int, config
     row = {"arm": arm, "seed": seed}
     row["train"] = measure_accuracy(page, model, train)
     row["test"] = measure_accuracy(page, model, test)
-    device = next(model.parameters()).device
-    loader.sampler.set_epoch(config.num_epochs)
-    with autocast(device):
-        update_bn((normalize(images.to(device)) for images, _ in loader), model)
+    page.recompute_statistics(model, loader, epoch=config.num_epochs)
     row["train, recomputed"] = measure_accuracy(page, model, train)
     row["test, recomputed"] = measure_accuracy(page, model, test)
     return row

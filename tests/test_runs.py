@@ -291,6 +291,32 @@ def test_every_arm_starts_from_the_same_weights_with_its_own_pictures(experiment
         assert run["train_labels"].tolist() == [0] * 7 + [1] * 7
 
 
+def test_batch_normalisation_is_that_of_one_more_epoch_of_the_arms_own_pictures(
+    small, experiment, split, tmp_path
+):
+    experiment("augmented")
+    network, _ = runs.load_network(tmp_path / "results" / "augmented.pt", small.initialize_model)
+    convolution, statistics, _ = network.layer4
+    loader = load_dataset(split / "train_aug", 32, batch_size=8, seed=7)
+    # two epochs were trained, 0 and 1
+    loader.sampler.set_epoch(2)
+    with torch.inference_mode():
+        features = [convolution(normalize(images)) for images, _ in loader]
+    means = torch.stack([batch.mean((0, 2, 3)) for batch in features])
+    variances = torch.stack([batch.var((0, 2, 3)) for batch in features])
+    torch.testing.assert_close(statistics.running_mean, means.mean(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(statistics.running_var, variances.mean(0), atol=1e-5, rtol=1e-4)
+
+
+def test_without_batch_normalisation_nothing_is_computed_anew(small, split):
+    # which fails if it is asked
+    network = nn.Linear(5, 2)
+    loader = load_dataset(split / "train", 32, batch_size=8, seed=7)
+    small.recompute_statistics(network, loader, epoch=1)
+    with pytest.raises(RuntimeError):
+        network(next(iter(loader))[0])
+
+
 def without_arrays(run):
     return {name: np.asarray(value).tolist() for name, value in run.items()}
 
