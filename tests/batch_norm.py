@@ -6,8 +6,7 @@ Trains `original` and `augmented` on Kaggle's `train` folder as the notebook doe
 network twice: before and after the notebook's `recompute_statistics`. A row is added to the table
 as soon as a network is tested; what is in it is not trained again.
 
-data/figures/batch_norm.csv is the beginning of such a table: Kaggle's photos, two cores of Zen 3 in
-float32. Eight networks of `augmented` and four of `original` leave it open whether it helps.
+data/figures/batch_norm.csv is such a table: Kaggle's photos, two cores of Zen 3 in float32.
 """
 
 import argparse

@@ -381,6 +381,19 @@ def test_the_readme_tells_what_the_committed_predictions_give(folder):
         assert [line for line in lines if f"`{arm}`" in line and cells in line], (arm, cells)
 
 
+def test_the_readme_tells_what_new_averages_of_batch_normalisation_gained():
+    networks = pd.read_csv(ROOT / "data" / "figures" / "batch_norm.csv")
+    assert networks.groupby("arm")["seed"].nunique().to_dict() == {"augmented": 10, "original": 10}
+    gains = {}
+    for part in ("train", "test"):
+        gain = networks[f"{part}, recomputed"] - networks[part]
+        gains[part] = 100 * gain.groupby(networks["arm"]).mean()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-")
+    train, test = gains["train"], gains["test"]
+    assert f"{train.original:.1f} points for `original` and {train.augmented:.1f} for" in readme
+    assert f"on test photos by {test.original:+.1f} and {test.augmented:+.1f}" in readme
+
+
 def test_the_worked_example_is_what_a_reader_finds_by_hand():
     gains = [1, 0, 0, 0, 0, 0, -1, 0, 1, 1, 0, 1]
     runs = np.repeat([1, 2, 3], 4)
