@@ -168,12 +168,13 @@ def assert_same(a, b):
 
 
 CLASSES = ["<img src=x onerror=alert(1)>", "[a](b)|c", "$\\x$ 'line\nbreak'", '"q", 100 %', "NA"]
-CLASSES = sorted([*CLASSES, "🐈 é", *(f"kind {i}" for i in range(31))])
+# more than a confusion matrix writes numbers for
+CLASSES = sorted([*CLASSES, "🐈 é", *(f"kind {i}" for i in range(16))])
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """The folder and the cells of a run on 37 classes of five photos."""
+    """The folder and the cells of a run on 22 classes of five photos."""
     folder = tmp_path_factory.mktemp("many")
     make_pool(folder / "pool", 5, CLASSES)
     arms = "original,augmented,original_matched,mixed"
@@ -211,7 +212,7 @@ class TestManyClasses:  # a class, that another process may take it
         folder, _ = many
         table = pd.DataFrame(rows_of(folder / "results"))
         assert list(table) == ["arm", "seed", "path", "label", "prediction", "probability"]
-        assert len(table) == 4 * 3 * 37 and sorted(set(table.label)) == CLASSES
+        assert len(table) == 4 * 3 * 22 and sorted(set(table.label)) == CLASSES
         assert (table.path.str.rsplit("/", n=1).str[0] == table.label).all()
         assert table.groupby(["seed", "path"]).size().eq(4).all()  # the arms test the same photos
         assert table.groupby("path").seed.nunique().eq(1).all()  # no photo in two of three folds
