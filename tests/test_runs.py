@@ -223,8 +223,8 @@ def split(tmp_path_factory):
 def experiment(small, split, tmp_path):
     """Make the runs of some arms as the training cell does, in results of their own."""
     settings = {"seed": 7, "copies": 2, "operations": "", "image_size": 32, "batch_size": 8}
-    settings |= {"num_epochs": 2}
-    settings |= {"learning_rate": 0.01, "weight_decay": 0.0, "schedule": "constant"}
+    settings |= {"num_epochs": 2, "learning_rate": 0.01, "weight_decay": 0.0}
+    settings |= {"schedule": "constant"}
     settings |= {"model": "resnet18", "device": "cpu"}
     settings |= {"arms": ",".join([*ARMS, "own"]), "repeats": 2}
     results = tmp_path / "results"

@@ -279,8 +279,9 @@ def run_all(
         prepared.check_unchanged(recorded)
     for job in jobs:
         check_job(job, config)
-        check_copies(job["folder"], config, list(page["OPERATIONS"]))
         check_pictures(job["arm"], arms[job["arm"]], job["folder"])
+    for folder in sorted({job["folder"] for job in jobs}):
+        check_copies(folder, config, list(page["OPERATIONS"]))
     # the workers of a cluster compute as this notebook does
     device = choose_device(config.device)
     threads = torch.get_num_threads()
@@ -369,11 +370,10 @@ def check_copies(folder: Path, config: SimpleNamespace, operations: list[str]) -
             f"{place}: not {config.copies} copies of each photo of train: run section 4 again, and "
             "move away what augment.py did not make"
         )
-    named = {name.strip() for name in config.operations.split(",")} - {""}
-    asked_for = sorted(named or operations)
+    asked_for = sorted(config.operations.split(",") if config.operations else operations)
     files = [file for found in find_images(place).values() for file in found]
     # made in this order: where both ends are right, so is what lies between
-    for file in (files[0], files[-1]):
+    for file in files[:1] + files[-1:]:
         made_with = sorted(read_copy(file).get("among", operations))
         if made_with != asked_for:
             raise InputError(
